@@ -1,0 +1,67 @@
+# make help lists the targets. Needs python3 >= 3.11 with pip, make and a C/C++ compiler; the rest is installed here.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Passed to every `pip install`, for example --extra-index-url with an index of CPU or CUDA builds of torch.
+PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.agenttune-installed
+UNFINISHED := $(VENV)/.agenttune-installing
+INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
+DEMO_MODEL := runs/demo-model
+
+.PHONY: help setup train test check format clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(STAMP) ## virtual environment with agenttune and everything it needs
+
+train: $(STAMP) ## set up, train the demo model and print a reply of it
+	@test -d $(DEMO_MODEL) || $(BIN)/agenttune init-model $(DEMO_MODEL) \
+		--shape tiny --tokenizer configs/demo/tokenizer --seed 1
+	$(BIN)/agenttune train configs/demo.yaml
+
+test: $(STAMP) ## set up and run all tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, format, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/unit/test_imports_point_down.py
+
+format: $(STAMP) ## rewrite files as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build outputs; runs/ and the environment stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
+
+# The stamp is written last and removed first; the other mark stands while pip works. An environment that was left
+# half-done (mark without stamp, or no working pip) is made anew, a complete one is only brought up to date.
+# torch goes first and pinned: left to pip's choice it may come with gigabytes of CUDA packages.
+$(STAMP): setup.py constraints.txt
+	@rm -f $(STAMP)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; name another: make setup PYTHON=python3.12" >&2; exit 1; }
+	@echo "[1/3] virtual environment $(VENV)"
+	@if test -e $(UNFINISHED) || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m venv --clear $(VENV) || { \
+			echo "no ensurepip, so pip installs itself there" && \
+			$(PYTHON) -m venv --clear --without-pip $(VENV) && \
+			$(PYTHON) -m pip --python $(BIN)/python install $(PIP_ARGS) pip; }; \
+	fi
+	@touch $(UNFINISHED)
+	@echo "[2/3] torch, some 200 MB"
+	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@echo "[3/3] agenttune and what it needs"
+	$(INSTALL) -e '.[dev]'
+	@rm -f $(UNFINISHED)
+	@touch $(STAMP)
+	@echo "ready: $(BIN)/agenttune --help"

@@ -1,0 +1,247 @@
+"""Whether a config can work, found before any process starts: one line with value, limit and remedy.
+
+Four tables of rules (numbers, sources and files, products, limits) are gone through in turn, and the first
+that is broken is raised. What a value may be by its type is already settled by `configs.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from math import gcd, inf, isfinite
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from configs.layout import Layout, resolve_layout
+from configs.schema import Config
+from configs.shapes import ModelShape
+
+
+def check_config(
+    config: Config, shape: ModelShape, tokenizer_vocab: int | None, processes: int | None
+) -> Layout:
+    """The layout of a config that can work; ConfigError otherwise.
+
+    tokenizer_vocab is the number of ids the tokenizer can give, processes the number of ranks; None skips the
+    checks that need them.
+    """
+    check_numbers(config)
+    check_files(config)
+    layout = resolve_layout(config, processes)
+    _check_processes(layout, processes)
+    for division in _divisions(config, shape, layout):
+        division.check()
+    for limit in _limits(config, shape, layout, tokenizer_vocab):
+        limit.check()
+    return layout
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The numbers a key takes: from `low` to `high`, ends included unless open."""
+
+    key: str
+    low: float
+    high: float = inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __str__(self) -> str:
+        low = f"more than {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        high = f" and {'less than' if self.high_open else 'at most'} {self.high:g}" if self.high < inf else ""
+        return low + high
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        return isfinite(value) and above and (value < self.high if self.high_open else value <= self.high)
+
+
+_COUNTS = (
+    *("parallel.tensor", "parallel.pipeline", "parallel.data", "data.sequence_length", "data.pack_window"),
+    *("batch.rows", "batch.micro_rows", "train.steps", "checkpoint.every", "checkpoint.keep"),
+)
+BOUNDS = (
+    *(Bound(key, 1) for key in _COUNTS),
+    *(Bound(key, 0, low_open=True) for key in ("train.epochs", "optimizer.lr", "optimizer.eps")),
+    *(Bound(key, 0) for key in ("run.seed", "optimizer.weight_decay", "optimizer.clip")),
+    *(Bound(key, 0, 1) for key in ("data.eta", "optimizer.warmup_ratio", "optimizer.min_lr_ratio")),
+    Bound("optimizer.betas", 0, 1, high_open=True),
+)
+
+
+def check_numbers(config: Config) -> None:
+    """Numbers in their ranges, and exactly one way to end. Raises ConfigError."""
+    if config.parallel.data != "auto" and isinstance(config.parallel.data, str):
+        raise ConfigError(
+            f"parallel.data={config.parallel.data}: must be a whole number or auto; set parallel.data=auto"
+        )
+    for bound in BOUNDS:
+        for value in _numbers(config, bound.key):
+            if not bound.holds(value):
+                raise ConfigError(f"{bound.key}={value}: must be {bound}; set {bound.key} in that range")
+    steps, epochs = config.train.steps, config.train.epochs
+    if (steps is None) == (epochs is None):
+        given = "neither" if steps is None else "both"
+        raise ConfigError(
+            f"train.steps={steps or 'null'}, train.epochs={epochs or 'null'}: {given} given, "
+            "exactly 1 needed; set one and leave the other null"
+        )
+
+
+def check_files(config: Config) -> None:
+    """Sources and model folder are there. Raises ConfigError."""
+    sources = config.data.sources
+    if not sources:
+        raise ConfigError("data.sources=[]: at least 1 source needed; add one with name, path and role")
+    names = [source.name for source in sources]
+    for index, source in enumerate(sources):
+        key = f"data.sources.{index}"
+        if source.name in names[:index]:
+            raise ConfigError(
+                f"{key}.name={source.name}: {names.count(source.name)} sources of this name, "
+                "at most 1 allowed; rename one"
+            )
+        if not Bound("", 0, low_open=True).holds(source.weight):
+            raise ConfigError(
+                f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
+            )
+        if not any(Path(match).is_file() for match in glob(source.path, recursive=True)):
+            raise ConfigError(
+                f"{key}.path={source.path}: 0 files match, at least 1 needed; "
+                "correct the path, which is read from the working directory"
+            )
+    _check_model_folder(config.model.path)
+    resume = config.checkpoint.resume
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise ConfigError(
+            f"checkpoint.resume={resume}: no such folder; must be auto, never or a checkpoint folder"
+        )
+
+
+def _check_model_folder(path: str) -> None:
+    needed = {
+        "no such folder": Path(path).is_dir(),
+        "no config.json in it": (Path(path) / "config.json").is_file(),
+        "no *.safetensors weights in it": any(Path(path).glob("*.safetensors")),
+    }
+    for fault, passed in needed.items():
+        if not passed:
+            raise ConfigError(
+                f"model.path={path}: {fault}; must be a Hugging Face folder: "
+                "download one, or make one with agenttune init-model"
+            )
+
+
+def _check_processes(layout: Layout, processes: int | None) -> None:
+    if processes is None or layout.world_size == processes:
+        return
+    copy = layout.tensor * layout.pipeline
+    remedy = (
+        f"start {layout.world_size} processes or change parallel.tensor, parallel.pipeline or parallel.data"
+    )
+    if processes % copy:
+        limit = f"must be a multiple of tensor {layout.tensor} x pipeline {layout.pipeline} = {copy}"
+    else:
+        product = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
+        limit = f"must equal {product} = {layout.world_size}"
+    raise ConfigError(f"processes={processes}: {limit}; {remedy}")
+
+
+@dataclass(frozen=True)
+class Division:
+    """`divisor` must divide `value`."""
+
+    value: int
+    value_name: str
+    divisor: int
+    divisor_name: str
+    remedy: str
+
+    def check(self) -> None:
+        if self.value % self.divisor:
+            raise ConfigError(
+                f"{self.divisor_name}={self.divisor}: must divide {self.value_name} ({self.value}); "
+                f"{self.remedy}"
+            )
+
+
+def _divisions(config: Config, shape: ModelShape, layout: Layout) -> Iterator[Division]:
+    common = gcd(shape.heads, shape.kv_heads, shape.intermediate)
+    sizes = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
+    split = (layout.tensor, "parallel.tensor", f"set parallel.tensor to one of {sizes}")
+    yield Division(shape.heads, "the attention heads", *split)
+    yield Division(shape.kv_heads, "the key-value heads", *split)
+    yield Division(shape.intermediate, "the intermediate size", *split)
+    rows, step = config.batch.rows, layout.data * config.batch.micro_rows
+    multiple = max(1, round(rows / step)) * step
+    yield Division(
+        rows,
+        "batch.rows",
+        step,
+        f"data {layout.data} x batch.micro_rows {config.batch.micro_rows}",
+        f"set batch.rows to a multiple of {step} such as {multiple}",
+    )
+    if layout.sequence:
+        length = config.data.sequence_length
+        yield Division(
+            length,
+            "data.sequence_length",
+            layout.tensor,
+            "parallel.tensor",
+            f"set data.sequence_length={max(1, length // layout.tensor) * layout.tensor} "
+            "or parallel.sequence=false",
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`value` may be at most `high`."""
+
+    value: int
+    value_name: str
+    high: int
+    high_name: str
+    remedy: str
+
+    def check(self) -> None:
+        if self.value > self.high:
+            raise ConfigError(
+                f"{self.value_name}={self.value}: at most {self.high_name} ({self.high}); {self.remedy}"
+            )
+
+
+def _limits(
+    config: Config, shape: ModelShape, layout: Layout, tokenizer_vocab: int | None
+) -> Iterator[Limit]:
+    yield Limit(
+        layout.pipeline,
+        "parallel.pipeline",
+        shape.layers,
+        "the model's layers",
+        f"set parallel.pipeline={shape.layers} or less",
+    )
+    yield Limit(
+        config.data.sequence_length,
+        "data.sequence_length",
+        shape.max_positions,
+        "the model's positions",
+        f"set data.sequence_length={shape.max_positions} or less",
+    )
+    if tokenizer_vocab is not None:
+        yield Limit(
+            tokenizer_vocab,
+            "tokenizer vocabulary",
+            shape.vocab,
+            "the model's vocabulary",
+            f"use the tokenizer that {config.model.path} was trained with",
+        )
+
+
+def _numbers(config: Config, key: str) -> tuple[float, ...]:
+    """The numbers under a key: none where it is null or a word, several in a list."""
+    section, _, name = key.partition(".")
+    value: Any = getattr(getattr(config, section), name)
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(number for number in values if isinstance(number, int | float))

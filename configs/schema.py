@@ -1,0 +1,132 @@
+"""Every setting of a run, its type and its default.
+
+The dataclasses are the schema OmegaConf checks a YAML file and the command-line overrides against.
+Nothing of ours is imported here, so a config is checked without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional, Union
+
+from omegaconf import MISSING
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output_dir: str = "runs/agenttune"
+    """Folder for config.yaml, metrics.jsonl and checkpoints/."""
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = MISSING
+    """Hugging Face folder of a Llama-architecture model, tokenizer included."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of weights and activations; optimizer states and gradient sums are float32 either way."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    tensor: int = 1
+    """Ranks that split each layer."""
+    pipeline: int = 1
+    """Stages the layers are divided into."""
+    data: Union[int, str] = "auto"  # noqa: UP007 (OmegaConf reads Union)
+    """Copies of the model; `auto` takes the processes left over by tensor x pipeline."""
+    sequence: bool = False
+    """Split norms and residual stream along the row between the tensor ranks."""
+    schedule: Literal["1f1b"] = "1f1b"
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Which activations are computed again in the backward pass instead of being kept."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    name: str = MISSING
+    path: str = MISSING
+    """JSON array or JSONL; a file or a glob."""
+    role: Literal["agent", "general"] = MISSING
+    weight: float = 1.0
+    """Share within the role, relative to the role's other sources."""
+    format: Literal["auto", "sharegpt", "messages"] = "auto"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    template: Literal["llama2"] = "llama2"
+    system_prompt: Optional[str] = None  # noqa: UP045
+    """Given to conversations that bring no system message of their own; none by default."""
+    sequence_length: int = 4096
+    """Tokens in a packed row."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    eta: float = 0.2
+    """Share of agent data in the mixture."""
+    eta_unit: Literal["samples"] = "samples"
+    on_error: Literal["strict"] = "strict"
+    too_long: Literal["truncate", "drop"] = "truncate"
+    """A sample longer than a row: keep the whole turns that fit, or leave it out. Both are counted."""
+    pack_window: int = 256
+    """Samples looked at when a row is filled; bounds how far packing can reorder."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    rows: int = 64
+    """Packed rows in a global batch, one optimizer step."""
+    micro_rows: int = 1
+    """Packed rows in a micro-batch of one data-parallel rank."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: Optional[int] = None  # noqa: UP045
+    epochs: Optional[float] = None  # noqa: UP045
+    """Instead of steps: passes until each source was seen this often at least."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    lr: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Not applied to norm weights."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 never clips."""
+    warmup_ratio: float = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr_ratio: float = 0.0
+    """Learning rate at the last step, as a share of lr."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: Optional[int] = None  # noqa: UP045
+    """Steps between checkpoints; none: only at the end."""
+    keep: Optional[int] = None  # noqa: UP045
+    """Newest checkpoints kept; none: all."""
+    resume: str = "auto"
+    """`auto` (the newest checkpoint of this run, else a fresh start), `never`, or a checkpoint folder."""
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    mode: Literal["online", "offline", "disabled"] = "online"
+    """`online` becomes `offline` where no API key is found."""
+    project: str = "agenttune"
+    name: Optional[str] = None  # noqa: UP045
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -1,0 +1,43 @@
+"""The distribution `agenttune`: ranges of what it works with; constraints.txt has the versions tested."""
+
+from setuptools import setup
+
+setup(
+    name="agenttune",
+    version="0.1.0",
+    description="Fine-tunes Llama 2 chat models into agents that call functions",
+    python_requires=">=3.11",
+    # Listed, not found: a folder such as tests/ or docs/ must never become importable.
+    packages=[
+        "configs",
+        "tokenization",
+        "tokenization.templates",
+        "trainer",
+        "trainer.data",
+        "trainer.parallel",
+        "trainer.model",
+        "trainer.checkpoint",
+        "launch",
+    ],
+    package_data={"configs": ["*.yaml", "demo/**/*"]},
+    install_requires=[
+        "torch>=2.11",
+        "deepspeed>=0.19.8,<0.20",
+        "megatron-core>=0.16.1,<0.17",
+        "transformers>=5",
+        "safetensors>=0.5",
+        "tokenizers>=0.22",
+        "sentencepiece>=0.2",  # with protobuf: transformers reads tokenizer.model through them
+        "protobuf>=4",
+        "huggingface_hub>=1",
+        "omegaconf>=2.4",
+        "wandb>=0.20",
+        "numpy>=2",
+        "rich>=13",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],
+    },
+    entry_points={"console_scripts": ["agenttune = launch.cli:main"]},
+)

@@ -1,0 +1,308 @@
+"""The Llama 2 template: what is rendered, and its tokens and targets with the real tokenizer."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenization.builder import SampleBuilder
+from tokenization.conversation import Conversation, Message, Role
+from tokenization.encoder import Encoder
+from tokenization.errors import Where
+from tokenization.sample import SpanKind, TokenizedSample
+from tokenization.segments import Control, ControlIds, Segment, Text
+from tokenization.templates import TEMPLATES, prompt, template_named
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+TOKENIZER = DATA / "llama2_tokenizer"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the repository (../shared/data)")
+
+CONTROL, SYSTEM, USER, ASSISTANT, STOP = SpanKind
+BOS, EOS = 1, 2
+WHERE = Where("talks.json", 1)
+
+
+Said = tuple[Role, str] | tuple[Role, str, bool]
+
+
+def talk(*messages: Said) -> Conversation:
+    said = [Message(role, text, *loss) for role, text, *loss in messages]
+    return Conversation("t", tuple(said))
+
+
+def render(*messages: Said) -> list[Segment]:
+    return TEMPLATES["llama2"](talk(*messages), ControlIds(BOS, EOS))
+
+
+def written(segments: list[Segment]) -> str:
+    """The rendered text with bos and eos spelled out and | where one encoded string ends."""
+    control = {BOS: "<s>", EOS: "</s>"}
+    return "".join(s.text + "|" if isinstance(s, Text) else control[s.id] for s in segments)
+
+
+# What is rendered.
+
+RENDERED = [
+    ([("user", " hi\n")], "<s>[INST] hi [/INST]|"),
+    ([("user", "hi"), ("assistant", "\tok\n ")], "<s>[INST] hi [/INST]|ok |</s>"),
+    (
+        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+        "<s>[INST] a [/INST]|b |</s><s>[INST] c [/INST]|d |</s>",
+    ),
+    ([("user", "a"), ("assistant", "")], "<s>[INST] a [/INST]| |</s>"),
+    ([("user", ""), ("assistant", "b")], "<s>[INST]  [/INST]|b |</s>"),
+    (
+        [("system", " S\n"), ("user", " hi "), ("assistant", "ok"), ("user", "c")],
+        "<s>[INST] <<SYS>>\n S\n\n<</SYS>>\n\n hi [/INST]|ok |</s><s>[INST] c [/INST]|",
+    ),
+    ([("system", "S"), ("user", " \n")], "<s>[INST] <<SYS>>\nS\n<</SYS>> [/INST]|"),
+    ([("system", ""), ("user", "hi")], "<s>[INST] <<SYS>>\n\n<</SYS>>\n\nhi [/INST]|"),
+]
+
+
+@pytest.mark.parametrize(("messages", "expected"), RENDERED)
+def test_rendered_text(messages: list[Any], expected: str) -> None:
+    assert written(render(*messages)) == expected
+
+
+def test_spans_of_an_instruction_with_a_system_prompt() -> None:
+    (_, text) = render(("system", "S", True), ("user", "hi"))
+    assert isinstance(text, Text)
+    assert [(text.text[s.start : s.stop], s.kind, s.trained) for s in text.spans] == [
+        ("[INST] <<SYS>>\n", CONTROL, False),
+        ("S", SYSTEM, True),
+        ("\n<</SYS>>\n\n", CONTROL, False),
+        ("hi", USER, False),
+        (" [/INST]", CONTROL, False),
+    ]
+
+
+def test_only_eos_ends_a_turn() -> None:
+    segments = render(("user", "a"), ("assistant", "b"), ("user", "c"))
+    assert [s.ends_turn for s in segments if isinstance(s, Control)] == [False, True, False]
+
+
+any_text = st.text(max_size=12) | st.sampled_from(["", " ", "</s>", "[/INST]", "<</SYS>>\n\n", "  a  b "])
+any_loss = st.sampled_from([None, True, False])
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Conversation:
+    messages = [Message("system", draw(any_text), draw(any_loss))] if draw(st.booleans()) else []
+    roles: tuple[Role, Role] = ("user", "assistant")
+    for turn in range(draw(st.integers(1, 6))):
+        messages.append(Message(roles[turn % 2], draw(any_text), draw(any_loss)))
+    return Conversation("t", tuple(messages))
+
+
+@given(conversations())
+def test_spans_cover_every_character_once(conversation: Conversation) -> None:
+    for segment in TEMPLATES["llama2"](conversation, ControlIds(BOS, EOS)):
+        if isinstance(segment, Text):
+            covered = [n for span in segment.spans for n in range(span.start, span.stop)]
+            assert covered == list(range(len(segment.text)))
+            assert all(span.start < span.stop for span in segment.spans)
+            assert not any(span.trained for span in segment.spans if span.kind is CONTROL)
+
+
+@given(conversations())
+def test_a_samples_beginning_is_inferences_prompt(conversation: Conversation) -> None:
+    """Before every answer: the training sample's segments so far are the prompt of the messages so far."""
+    control = ControlIds(BOS, EOS)
+    rendered = TEMPLATES["llama2"](conversation, control)
+    for number, message in enumerate(conversation.messages):
+        if message.role == "assistant":
+            before = prompt(conversation.messages[:number], control)
+            assert rendered[: len(before)] == before
+            last = before[-1]
+            assert isinstance(last, Text)
+            assert last.text.endswith(" [/INST]")
+
+
+def test_a_prompt_ends_with_the_user() -> None:
+    with pytest.raises(ValueError, match="ends with the user's message"):
+        prompt(talk(("user", "a"), ("assistant", "b")).messages, ControlIds(BOS, EOS))
+    with pytest.raises(ValueError, match="no messages"):
+        prompt([], ControlIds(BOS, EOS))
+
+
+def test_unknown_template() -> None:
+    with pytest.raises(ValueError, match="'llama3' is not known; use one of llama2"):
+        template_named("llama3")
+
+
+# Token by token, with the real tokenizer.
+
+
+@cache
+def encoder() -> Encoder:
+    return Encoder.from_folder(TOKENIZER)
+
+
+def sample(*messages: Said) -> TokenizedSample:
+    return encoder().encode(render(*messages), "source", "t")
+
+
+def table(made: TokenizedSample) -> list[tuple[int, SpanKind, bool]]:
+    rows = zip(made.tokens.tolist(), made.kinds.tolist(), made.trained.tolist(), strict=True)
+    return [(token, SpanKind(kind), trained) for token, kind, trained in rows]
+
+
+# id, kind and target of the template's own tokens, whose pieces are named beside them
+OPEN = [(518, CONTROL, False), (25580, CONTROL, False), (29962, CONTROL, False)]  # ▁[ INST ]
+CLOSE = [
+    (518, CONTROL, False),
+    (29914, CONTROL, False),
+    (25580, CONTROL, False),
+    (29962, CONTROL, False),
+]
+BEGIN = [(BOS, CONTROL, False), *OPEN]
+
+
+@real
+def test_two_turns_the_first_not_learned() -> None:
+    made = sample(("user", "hi"), ("assistant", "ok", False), ("user", "a</s>"), ("assistant", "ok\nyes"))
+    assert table(made) == [
+        *BEGIN,
+        (7251, USER, False),  # ▁hi
+        *CLOSE,
+        (3431, ASSISTANT, False),  # ▁ok
+        (29871, ASSISTANT, False),  # ▁
+        (EOS, STOP, False),
+        *BEGIN,
+        (263, USER, False),  # ▁a
+        (829, USER, False),  # </
+        (29879, USER, False),  # s
+        (29958, USER, False),  # >
+        *CLOSE,
+        (3431, ASSISTANT, True),  # ▁ok
+        (13, ASSISTANT, True),  # <0x0A>
+        (3582, ASSISTANT, True),  # yes
+        (29871, ASSISTANT, True),  # ▁
+        (EOS, STOP, True),
+    ]
+    assert made.turn_ends == (12, 29)
+
+
+@real
+def test_system_prompt_with_both_contents_learned() -> None:
+    made = sample(("system", "S", True), ("user", "hi", True), ("assistant", "ok", False))
+    sys_open = [
+        (3532, CONTROL, False),
+        (14816, CONTROL, False),
+        (29903, CONTROL, False),
+        (6778, CONTROL, False),
+    ]
+    assert (
+        table(made)
+        == [
+            *BEGIN,
+            *sys_open,  # ▁<< SY S >>
+            (13, CONTROL, False),
+            (29903, SYSTEM, True),  # S
+            (13, CONTROL, False),
+            (29966, CONTROL, False),  # <
+            (829, CONTROL, False),  # </
+            *sys_open[1:],
+            (13, CONTROL, False),
+            (13, CONTROL, False),
+            (2918, USER, True),  # hi
+            *CLOSE,
+            (3431, ASSISTANT, False),
+            (29871, ASSISTANT, False),
+            (EOS, STOP, False),
+        ]
+    )
+
+
+@real
+def test_chinese_emoji_and_an_empty_answer() -> None:
+    made = sample(("user", "你好", True), ("assistant", "🙂"), ("user", "鿿"), ("assistant", " \n"))
+    smile = [243, 162, 156, 133]  # the bytes f0 9f 99 82, each its value + 3
+    assert table(made) == [
+        *BEGIN,
+        (29871, CONTROL, False),  # ▁, the template's space
+        (30919, USER, True),  # 你
+        (31076, USER, True),  # 好
+        *CLOSE,
+        (29871, ASSISTANT, True),
+        *[(byte, ASSISTANT, True) for byte in smile],
+        (29871, ASSISTANT, True),
+        (EOS, STOP, True),
+        *BEGIN,
+        (29871, CONTROL, False),
+        *[(byte, USER, False) for byte in (236, 194, 194)],  # e9 bf bf
+        *CLOSE,
+        (29871, ASSISTANT, True),
+        (EOS, STOP, True),
+    ]
+
+
+@real
+def test_the_last_message_from_the_user() -> None:
+    made = sample(("user", "hi"), ("assistant", "ok"), ("user", "hi"))
+    assert table(made)[12:] == [*BEGIN, (7251, USER, False), *CLOSE]
+    assert made.turn_ends == (12,)
+    assert made.trained.sum() == 3
+
+
+@real
+@pytest.mark.parametrize("text", ["</s>", "<s>", "<unk>", "a </s> b", "</s></s>"])
+def test_control_tokens_in_data_stay_text(text: str) -> None:
+    made = sample(("system", text), ("user", text), ("assistant", text))
+    tokens = made.tokens.tolist()
+    assert (tokens.count(0), tokens.count(BOS), tokens.count(EOS)) == (0, 1, 1)
+    assert encoder().decode(made.tokens[made.trained][:-1]) == f"{text} "
+
+
+# Whole files against other tokenizers.
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return json.loads((DATA / "conversations" / name).read_text(encoding="utf-8"))
+
+
+@real
+def test_the_reference_rule_over_whole_files() -> None:
+    """Every turn of both files, exactly as transformers' tokenizer and all but exactly as SentencePiece has it.
+
+    The two differ in how they merge runs of spaces; such turns are counted, and no other may differ.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer
+
+    fast = LlamaTokenizer.from_pretrained(TOKENIZER, legacy=False)
+    pieces = SentencePieceProcessor(model_file=str(TOKENIZER / "tokenizer.model"))
+    builder = SampleBuilder(encoder())
+    turns = differing = 0
+    for name in ("agentinstruct_db.json", "sharegpt_general.json"):
+        for row in rows(name):
+            made = builder.build(row, source=name, format="auto", where=WHERE, default_id="0")
+            expected: list[int] = []
+            trained: list[bool] = []
+            start = 0
+            talk = row["conversations"]
+            for user, answer in zip(talk[::2], talk[1::2], strict=True):
+                texts = f"[INST] {user['value'].strip()} [/INST]", f"{answer['value'].strip()} "
+                asked, said = (
+                    fast.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts
+                )
+                turn = [BOS, *asked, *said, EOS]
+                expected += turn
+                trained += [False] * (1 + len(asked)) + [answer.get("loss") is not False] * (len(said) + 1)
+                by_pieces = [BOS, *pieces.encode(texts[0]), *pieces.encode(texts[1]), EOS]
+                turns += 1
+                if made.tokens[start : len(expected)].tolist() != by_pieces:
+                    differing += 1
+                    assert "  " in texts[0] + texts[1]
+                start = len(expected)
+            assert made.tokens.tolist() == expected
+            assert made.trained.tolist() == trained
+    assert turns == 2226
+    assert differing <= 5

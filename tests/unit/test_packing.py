@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenization.sample import TokenizedSample
+from trainer.data.length import LengthCounts, fit
+from trainer.data.order import SourceOrder, permutation
+from trainer.data.packing import choose, pack_row
+from trainer.data.rows import IGNORED
+
+
+def sample(trained: list[bool], turn_ends: tuple[int, ...] = (), id: str = "x") -> TokenizedSample:
+    n = len(trained)
+    return TokenizedSample(
+        "s",
+        id,
+        np.arange(100, 100 + n, dtype=np.int32),
+        np.array(trained, bool),
+        np.zeros(n, np.uint8),
+        turn_ends,
+    )
+
+
+# choose
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9), extra=st.integers(0, 40))
+def test_the_oldest_leads_and_no_selection_fills_more(lengths: list[int], extra: int):
+    capacity = max(lengths) + extra
+    chosen = choose(lengths, capacity)
+    assert chosen[0] == 0
+    assert chosen == sorted(set(chosen))
+    filled = sum(lengths[i] for i in chosen)
+    others = range(1, len(lengths))
+    sums = [
+        lengths[0] + sum(lengths[i] for i in rest)
+        for size in range(len(lengths))
+        for rest in combinations(others, size)
+    ]
+    assert filled == max(total for total in sums if total <= capacity)
+    # The newest sample it takes is as old as it can be, and so is the next newest beside it, and so on.
+    best = [
+        tuple(reversed(rest))
+        for size in range(len(lengths))
+        for rest in combinations(others, size)
+        if lengths[0] + sum(lengths[i] for i in rest) == filled
+    ]
+    assert tuple(reversed(chosen[1:])) == min(best)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 64), min_size=1, max_size=120),
+    window=st.integers(1, 16),
+    capacity=st.integers(64, 100),
+)
+def test_every_sample_gets_into_one_row_and_waits_for_less_than_a_window(
+    lengths: list[int], window: int, capacity: int
+):
+    waiting: list[int] = []
+    came: dict[int, int] = {}
+    placed: list[int] = []
+    row = ahead = 0
+    while ahead < len(lengths) or waiting:
+        while len(waiting) < window and ahead < len(lengths):
+            came[ahead] = row
+            waiting.append(ahead)
+            ahead += 1
+        taken = [waiting[i] for i in choose([lengths[i] for i in waiting], capacity)]
+        assert sum(lengths[i] for i in taken) <= capacity
+        assert all(row - came[i] < window for i in taken)
+        placed += taken
+        waiting = [i for i in waiting if i not in taken]
+        row += 1
+    assert sorted(placed) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize("spread", [0.8, 1.2])
+def test_rows_of_4096_fill_from_a_window_of_256(spread: float):
+    random = np.random.default_rng(7)
+    drawn = np.clip(random.lognormal(np.log(400) - spread**2 / 2, spread, 6000), 1, 4096).astype(int).tolist()
+    waiting, filled = drawn[:256], []
+    ahead = 256
+    while ahead < len(drawn):
+        chosen = set(choose(waiting, 4096))
+        filled.append(sum(waiting[i] for i in chosen))
+        waiting = [length for i, length in enumerate(waiting) if i not in chosen]
+        waiting += drawn[ahead : ahead + 256 - len(waiting)]
+        ahead += len(chosen)
+    assert len(filled) > 400
+    assert np.mean(filled) / 4096 >= 0.9995
+
+
+def test_lengths_that_fit_no_row_are_refused():
+    for lengths in ([3, 9], [0, 3]):
+        with pytest.raises(ValueError, match="capacity 8"):
+            choose(lengths, 8)
+
+
+# pack_row
+
+
+def test_a_row_written_out_by_hand():
+    first = sample([False, True, True], id="a")
+    second = sample([False, False], id="b")
+    row = pack_row([first, second], [2, 1], index=5, length=8, pad_id=9)
+    no = IGNORED
+    assert row.tokens.tolist() == [100, 101, 102, 100, 101, 9, 9, 9]
+    assert row.labels.tolist() == [no, 101, 102, no, no, no, no, no]
+    assert row.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
+    assert row.sources.tolist() == [2, 2, 2, 1, 1, 0, 0, 0]
+    assert (row.index, row.filled, row.samples) == (5, 5, (("s", "a"), ("s", "b")))
+    assert {a.dtype for a in (row.tokens, row.labels, row.positions, row.sources)} == {np.dtype(np.int32)}
+
+
+def test_a_full_row_has_no_padding_and_an_overfull_one_is_refused():
+    row = pack_row([sample([False, True])] * 2, [0, 0], index=0, length=4, pad_id=9)
+    assert row.positions.tolist() == [0, 1, 0, 1]
+    assert row.filled == 4
+    with pytest.raises(ValueError, match="row 3: 4 tokens do not fit into 3"):
+        pack_row([sample([False, True])] * 2, [0, 0], index=3, length=3, pad_id=9)
+
+
+# length policy
+
+F, T = False, True
+TURNS = sample([F, T, F, T, F, T], (2, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("given_sample", "capacity", "length", "counts"),
+    [
+        (TURNS, 6, 6, LengthCounts(kept=1)),
+        (TURNS, 5, 4, LengthCounts(truncated=1, targets_lost=1)),
+        (TURNS, 4, 4, LengthCounts(truncated=1, targets_lost=1)),
+        (TURNS, 3, 2, LengthCounts(truncated=1, targets_lost=2)),
+        (TURNS, 1, None, LengthCounts(dropped_long=1, targets_lost=3)),
+        (sample([F, F, F, T], (2, 4)), 3, None, LengthCounts(dropped_long=1, targets_lost=1)),
+        (sample([F, F, F, T], ()), 3, None, LengthCounts(dropped_long=1, targets_lost=1)),
+        (sample([F, F], (2,)), 3, None, LengthCounts(no_targets=1)),
+        (sample([F, F, F, F], (2, 4)), 3, None, LengthCounts(no_targets=1)),
+        (sample([], ()), 3, None, LengthCounts(no_targets=1)),
+    ],
+)
+def test_truncation_cuts_after_the_last_turn_that_fits(
+    given_sample: TokenizedSample, capacity: int, length: int | None, counts: LengthCounts
+):
+    kept, counted = fit(given_sample, capacity, "truncate")
+    assert counted == counts
+    if length is None:
+        assert kept is None
+    else:
+        assert kept is not None
+        assert len(kept) == len(kept.trained) == len(kept.kinds) == length
+        assert kept.tokens.tolist() == given_sample.tokens[:length].tolist()
+        assert kept.turn_ends == tuple(end for end in given_sample.turn_ends if end <= length)
+
+
+def test_drop_leaves_out_what_is_too_long():
+    assert fit(TURNS, 5, "drop") == (None, LengthCounts(dropped_long=1, targets_lost=3))
+    assert fit(TURNS, 6, "drop") == (TURNS, LengthCounts(kept=1))
+
+
+def test_counts_add_up_by_name():
+    total = LengthCounts(1, 2, 3, 4, 5) + LengthCounts(kept=10, targets_lost=20)
+    assert total == LengthCounts(kept=11, truncated=2, dropped_long=3, no_targets=4, targets_lost=25)
+
+
+# order
+
+
+@given(
+    seed=st.integers(-5, 2**40), rows=st.integers(1, 200), epoch=st.integers(0, 9), name=st.text(max_size=5)
+)
+def test_each_pass_is_an_exact_permutation(seed: int, rows: int, epoch: int, name: str):
+    order = permutation(seed, name, epoch, rows)
+    assert sorted(order.tolist()) == list(range(rows))
+    assert order.tolist() == permutation(seed, name, epoch, rows).tolist()
+
+
+def test_passes_sources_and_seeds_differ():
+    orders = [permutation(*key, 50).tolist() for key in ((1, "a", 0), (1, "a", 1), (1, "b", 0), (2, "a", 0))]
+    assert len({json.dumps(order) for order in orders}) == 4
+
+
+def test_the_order_is_the_same_in_every_release():
+    assert permutation(1234, "agent", 0, 8).tolist() == [6, 0, 2, 5, 3, 1, 4, 7]
+
+
+def test_draws_walk_pass_after_pass():
+    order = SourceOrder(3, "a", 5)
+    forth = [order.row(k) for k in range(20)]
+    assert [sorted(forth[k : k + 5]) for k in range(0, 20, 5)] == [list(range(5))] * 4
+    assert forth[5:10] == permutation(3, "a", 1, 5).tolist()
+    assert [order.row(k) for k in reversed(range(20))] == forth[::-1]

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import SourceConfig
+from tokenization.errors import DataError, Where
+from trainer.data.sources import Source, open_source
+
+ROWS = [{"id": "a", "x": None, "nested": {"k": [1, 2.5, True]}}, {"id": "ü 🎉"}, "text", 7, [1], {}]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def opened(path: Path | str) -> Source:
+    return open_source(SourceConfig(name="mine", path=str(path), role="agent"))
+
+
+def values(source: Source) -> list[object]:
+    return [source.row(i)[0] for i in range(len(source))]
+
+
+def error_of(path: Path | str) -> str:
+    with pytest.raises(DataError) as caught:
+        values(opened(path))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@given(rows=st.lists(json_values, min_size=1), end=st.sampled_from(["\n", "\r\n", "\n \n", "\n\n\t"]))
+def test_jsonl_gives_what_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[object], end: str):
+    path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    if lines[0].startswith("["):  # that would be an array
+        lines.insert(0, "0")
+        rows = [0, *rows]
+    path.write_bytes(end.join(lines).encode())
+    assert values(opened(path)) == rows
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\n \r\n", b"\xef\xbb\xbf  \n"])
+def test_an_array_is_known_by_its_first_byte(tmp_path: Path, indent: int | None, mark: bytes):
+    path = tmp_path / "rows.whatever"
+    path.write_bytes(mark + json.dumps(ROWS, indent=indent).encode())
+    source = opened(path)
+    assert values(source) == ROWS
+    assert source.row(2)[1] == Where(str(path), 3)
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf\r\n{"n": 1}\r\n\r\n  \n{"n": 2}\n{"n": 3}')
+    source = opened(path)
+    assert [source.row(i) for i in range(3)] == [
+        ({"n": 1}, Where(str(path), 2)),
+        ({"n": 2}, Where(str(path), 5)),
+        ({"n": 3}, Where(str(path), 6)),
+    ]
+
+
+def test_a_glob_is_read_in_order_of_names_and_files_may_differ_in_kind(tmp_path: Path):
+    (tmp_path / "b.json").write_text("[3, 4]")
+    (tmp_path / "a.json").write_text("1\n2\n")
+    (tmp_path / "c.json").write_text("5")
+    (tmp_path / "d.json").mkdir()
+    source = opened(tmp_path / "*.json")
+    assert values(source) == [1, 2, 3, 4, 5]
+    assert source.row(3)[1] == Where(str(tmp_path / "b.json"), 2)
+    assert (source.name, source.role, source.format) == ("mine", "agent", "auto")
+    for beyond in (-1, 5):
+        with pytest.raises(IndexError):
+            source.row(beyond)
+
+
+def test_a_file_may_have_glob_characters_in_its_name(tmp_path: Path):
+    path = tmp_path / "part[1].jsonl"
+    path.write_text("1")
+    assert values(opened(path)) == [1]
+
+
+def test_keys_keep_their_nulls_and_gaps(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": {"x": null}}\n{"a": {"y": 1}}\n')
+    assert values(opened(path)) == [{"a": {"x": None}}, {"a": {"y": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        (b'{"a": 1}\n\n{"a": \n', 3, "no JSON"),
+        (b'{"a": 1}\n{"a": "\xff"}\n', 2, "0xff is not UTF-8"),
+        (b'{"a": 1}\n{"a": NaN}\n', 2, "NaN is not part of JSON"),
+        (b'{"a": 1}\n{"a": -Infinity}\n', 2, "-Infinity is not part of JSON"),
+        (b'{"a": 1}\n' + b'{"a":' * 100_000 + b"\n", 2, "no JSON"),
+        (b'{"a": 1}\n' + b"9" * 5_000 + b"\n", 2, "no JSON"),
+        (b'{"a": 1} {"a": 2}\n', 1, "no JSON: Extra data"),
+        (b'{"a": 1}\n{"a": "\\ud83c"}\n', 2, "surrogate"),
+        (b'{"a": 1}\n{"\\udf89": 1}\n', 2, "surrogate"),
+        (b'[1,\n2,\n{"a": }]\n', 3, "no JSON"),
+        (b'[1,\n"\xc3"]\n', 2, "0xc3 is not UTF-8"),
+        (b'[1,\n2]\n["x"]\n', 3, "no JSON: Extra data"),
+        (b"\xef\xbb\xbf[1, NaN]", 1, "NaN is not part of JSON"),
+    ],
+)
+def test_bad_bytes_are_named_by_file_and_line(tmp_path: Path, content: bytes, line: int, reason: str):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    message = error_of(path)
+    assert message.startswith(f"{path}:{line}: ")
+    assert reason in message
+
+
+def test_a_bad_line_does_not_keep_the_others_from_being_read(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("1\nno\n3\n")
+    source = opened(path)
+    assert [source.row(i)[0] for i in (0, 2)] == [1, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\r\n\t", b"[]", b"\xef\xbb\xbf", b"\n[ ]\n"])
+def test_a_file_without_rows_is_refused_also_beside_others(tmp_path: Path, content: bytes):
+    (tmp_path / "a.jsonl").write_text("1")
+    (tmp_path / "b.jsonl").write_bytes(content)
+    assert f"{tmp_path / 'b.jsonl'}: file without any row" in error_of(tmp_path / "*.jsonl")
+
+
+@pytest.mark.parametrize("path", ["none.jsonl", "none/*.jsonl", "."])
+def test_no_file_is_refused_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str):
+    monkeypatch.chdir(tmp_path)
+    message = error_of(path)
+    assert "'mine'" in message
+    assert repr(path) in message
+    assert str(tmp_path) in message

@@ -1,0 +1,75 @@
+"""Reading a tokenizer from disk: tokenizer.json as it is, tokenizer.model (SentencePiece) converted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+FAST, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+
+
+class TokenNames(NamedTuple):
+    """The control tokens as they are spelled in the vocabulary."""
+
+    bos: str
+    eos: str
+    pad: str | None
+
+
+def read_tokenizer(path: Path) -> tuple[Tokenizer, TokenNames]:
+    """The tokenizer of a folder, or of a file with `tokenizer_config.json` beside it or not.
+
+    A folder's tokenizer.json is preferred, as transformers does. Where tokenizer_config.json does not name
+    bos and eos they are `<s>` and `</s>`. Raises ValueError with the remedy.
+    """
+    file = _tokenizer_file(path)
+    names = _names(file.parent / SETTINGS)
+    try:
+        tokenizer = Tokenizer.from_file(str(file)) if file.suffix == ".json" else _converted(file)
+    except Exception as error:  # both libraries raise bare Exceptions for files that they cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} cannot be read as a tokenizer ({reason}); copy it again in full") from None
+    return tokenizer, names
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix not in (".json", ".model"):
+            raise ValueError(f"{path} is no tokenizer file; name a {FAST}, a {SENTENCEPIECE} or their folder")
+        return path
+    if not path.is_dir():
+        raise ValueError(f"no such folder or file: {path}; name a folder on this machine with {FAST}")
+    for name in (FAST, SENTENCEPIECE):
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(f"{path} holds neither {FAST} nor {SENTENCEPIECE}; copy the model's tokenizer there")
+
+
+def _converted(file: Path) -> Tokenizer:
+    # transformers takes a second to import, and only a folder without tokenizer.json needs it.
+    from transformers import LlamaTokenizer
+
+    # legacy=False: no space is put before a text that follows a control token and begins with one.
+    return LlamaTokenizer.from_pretrained(str(file), legacy=False).backend_tokenizer
+
+
+def _names(file: Path) -> TokenNames:
+    settings: object = {}
+    if file.is_file():
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not valid JSON ({error}); copy it again in full") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} does not hold an object; copy it again in full")
+
+    def named(key: str) -> str | None:
+        token = settings.get(key)
+        return token.get("content") if isinstance(token, dict) else token
+
+    return TokenNames(
+        bos=named("bos_token") or "<s>", eos=named("eos_token") or "</s>", pad=named("pad_token")
+    )

@@ -1,0 +1,127 @@
+"""From a config to a run: the one place where all parts meet."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from configs.errors import ConfigError
+from configs.layout import Layout
+from configs.load import save_config
+from configs.schema import Config
+from configs.shapes import ModelShape
+from tokenization.builder import SampleBuilder
+from tokenization.encoder import Encoder
+from trainer.checkpoint.hf_import import load_weights
+from trainer.checkpoint.store import find_latest
+from trainer.checkpoint.training_state import Progress, read_progress, read_training_state
+from trainer.data.sources import open_source
+from trainer.data.stream import RowStream, count_rows
+from trainer.loop import Run
+from trainer.loss import TargetLoss
+from trainer.metrics import Tracker
+from trainer.model.layers import Parts
+from trainer.model.names import Table, stage_table
+from trainer.model.stack import head_weight, llama_layers
+from trainer.optimizer import make_adamw
+from trainer.parallel.engine import Engine, build_engine, build_stages
+from trainer.parallel.grid import Grid, start_grid
+from trainer.parallel.stages import balance, layer_costs
+from trainer.step import StepParts
+
+
+def open_stream(config: Config) -> RowStream:
+    """The run's rows from their beginning. Raises ConfigError or DataError."""
+    encoder = Encoder.from_folder(config.model.path)
+    builder = SampleBuilder(encoder, config.data.template, config.data.system_prompt)
+    sources = [open_source(source) for source in config.data.sources]
+    return RowStream(sources, builder, config.data, config.run.seed, encoder.pad_id)
+
+
+def count_steps(config: Config) -> int:
+    """Optimizer steps of the run; `train.epochs` costs one pass over the data, tokenised to be counted."""
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None  # check_config saw to one of the two
+    rows = count_rows(open_stream(config), config.train.epochs)
+    steps = rows // config.batch.rows
+    if steps < 1:
+        raise ConfigError(
+            f"train.epochs={config.train.epochs:g} gives {rows} rows, fewer than batch.rows={config.batch.rows}: "
+            "raise train.epochs or lower batch.rows"
+        )
+    return steps
+
+
+def build_run(config: Config, layout: Layout) -> Run:
+    """Join the process groups and put the run together, resumed where its checkpoints say so."""
+    torch.manual_seed(config.run.seed)
+    grid = start_grid(layout)
+    shape = ModelShape.from_folder(config.model.path)
+    stream = open_stream(config)
+    folder = resume_folder(config)
+    progress = read_progress(folder) if folder else None
+    if progress:
+        stream.restore(progress.cursor)
+    steps = count_steps(config)
+    bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
+    table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
+    weights = folder or Path(config.model.path)
+    engine, loss = build_model(config, shape, grid, bounds, table, weights)
+    if folder and progress:
+        read_training_state(folder, engine, table, grid, progress)
+    parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
+    tracker = _tracker(config, progress, steps) if grid.is_main else None
+    if tracker and progress:
+        tracker.say(f"resumed after step {progress.step} from {folder}")
+    return Run(parts, stream, table, tuple(bounds), progress.step if progress else 0, tracker)
+
+
+def build_model(
+    config: Config, shape: ModelShape, grid: Grid, bounds: list[int], table: Table, weights: Path
+) -> tuple[Engine, TargetLoss]:
+    """This rank's layers with the weights of a Hugging Face folder, the loss, and the engine around them."""
+    dtype = getattr(torch, config.model.dtype)
+    layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
+    loss = TargetLoss(shape.vocab, shape.hidden, len(config.data.sources), grid.tensor_group, grid.device)
+    stages = build_stages(layers, bounds, grid, loss)
+    head = head_weight(stages)
+    if head is not None:
+        loss.bind_head(head)
+    load_weights(weights, shape, table, dict(stages.named_parameters()), grid.tensor_rank, grid.layout.tensor)
+    engine = build_engine(
+        stages,
+        make_adamw(stages.parameters(), config.optimizer),
+        micro_batches=grid.layout.micro_batches(config.batch),
+        micro_rows=config.batch.micro_rows,
+        data_ranks=grid.layout.data,
+        clip=config.optimizer.clip,
+        dtype=dtype,
+    )
+    return engine, loss
+
+
+def resume_folder(config: Config) -> Path | None:
+    """The checkpoint to go on from, None for a fresh start. Raises ConfigError for a folder that is not there."""
+    resume = config.checkpoint.resume
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return find_latest(Path(config.run.output_dir) / "checkpoints")
+    if not Path(resume).is_dir():
+        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
+    return Path(resume)
+
+
+def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:
+    folder = Path(config.run.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    done = progress.step if progress else 0
+    if done >= steps:
+        print(f"nothing to do: {done} of {steps} steps are done; raise train.steps to go on", file=sys.stderr)
+    wandb_id = progress.wandb_id if progress else None
+    return Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)

@@ -1,0 +1,118 @@
+"""This job's parameters into a Hugging Face folder, one shard in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+
+from configs.shapes import ModelShape
+from trainer.model.names import Piece, owned_table, row_offsets
+from trainer.parallel.grid import Grid
+
+MAX_SHARD_BYTES = 5_000_000_000
+COPIED_PATTERNS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A weight file: who writes it, and which tensors it holds."""
+
+    file: str
+    stage: int
+    names: tuple[str, ...]
+
+
+def shard_plan(
+    shape: ModelShape, bounds: Sequence[int], item_bytes: int, max_bytes: int = MAX_SHARD_BYTES
+) -> list[Shard]:
+    """The weight files of a model: each stage's tensors in order, a new file before `max_bytes` is passed.
+
+    A pure function of its arguments, so that all ranks number the files alike without a word between them.
+    """
+    groups: list[tuple[int, list[str]]] = []
+    for stage in range(len(bounds) - 1):
+        used = max_bytes + 1
+        for pieces in owned_table(shape, bounds, stage).values():
+            for piece in pieces:
+                size = prod(piece.shape) * item_bytes
+                if used + size > max_bytes:
+                    groups.append((stage, []))
+                    used = 0
+                groups[-1][1].append(piece.name)
+                used += size
+    count = len(groups)
+    files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    if count == 1:
+        files = ["model.safetensors"]
+    return [Shard(file, stage, tuple(names)) for file, (stage, names) in zip(files, groups, strict=True)]
+
+
+def write_weights(
+    folder: Path, shape: ModelShape, bounds: Sequence[int], parameters: Mapping[str, nn.Parameter], grid: Grid
+) -> None:
+    """Write this stage's shards of the model into `folder`; a collective of the stage's tensor group.
+
+    Only the first data rank's tensor group takes part, and its first tensor rank writes. The vocabulary is
+    unpadded. Rank 0 writes the index.
+    """
+    item_bytes = next(iter(parameters.values())).element_size()
+    plan = shard_plan(shape, bounds, item_bytes)
+    if grid.is_main and len(plan) > 1:
+        index = {
+            "metadata": {"total_size": shape.parameters() * item_bytes},
+            "weight_map": {name: shard.file for shard in plan for name in shard.names},
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if grid.data_rank != 0:
+        return
+    tensor = grid.layout.tensor
+    places = {
+        piece.name: (parameters[name], offset, piece)
+        for name, pieces in owned_table(shape, bounds, grid.stage).items()
+        for piece, offset in zip(pieces, row_offsets(pieces, tensor), strict=True)
+    }
+    for shard in (shard for shard in plan if shard.stage == grid.stage):
+        tensors: dict[str, torch.Tensor] = {}
+        for name in shard.names:
+            parameter, offset, piece = places[name]
+            local = parameter.detach()[offset : offset + piece.slice_shape(tensor)[0]]
+            whole = gather_piece(local.contiguous(), piece, grid)
+            if whole is not None:
+                tensors[name] = whole
+        if grid.tensor_rank == 0:
+            save_file(tensors, folder / shard.file, metadata={"format": "pt"})
+
+
+def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid) -> torch.Tensor | None:
+    """A Hugging Face tensor, on the CPU, from its slices: on the first tensor rank; None on the others."""
+    tensor = grid.layout.tensor
+    if piece.split == "none" or tensor == 1:
+        return local.cpu().clone() if grid.tensor_rank == 0 else None
+    slices = [torch.empty_like(local) for _ in range(tensor)] if grid.tensor_rank == 0 else None
+    dist.gather(local, slices, group=grid.tensor_group, group_dst=0)
+    if slices is None:
+        return None
+    dimension = 0 if piece.split == "rows" else 1
+    whole = torch.cat([part.cpu() for part in slices], dim=dimension)
+    return whole[: piece.shape[0], : piece.shape[1]].contiguous()
+
+
+def copy_companions(model_folder: Path, folder: Path, dtype: torch.dtype) -> None:
+    """Config, generation config, tokenizer and chat template beside the weights, as the model came with them."""
+    for pattern in COPIED_PATTERNS:
+        for file in sorted(model_folder.glob(pattern)):
+            shutil.copyfile(file, folder / file.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name = str(dtype).removeprefix("torch.")
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    config[key] = name
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,97 @@
+"""Checkpoint folders of a run: written aside, made visible by a rename, named by `latest`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trainer.parallel.grid import Grid
+
+LATEST = "latest"
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], None]) -> Path:
+    """Have all ranks write into a folder aside, then make it visible in one rename; a collective.
+
+    `write` gets the folder aside. Every rank's success is gathered before the rename, so a failure on any of
+    them leaves the earlier checkpoint in force; it is raised again here on the rank it came from, and as
+    OSError naming that rank on the others.
+    """
+    final = step_folder(checkpoints, step)
+    aside = checkpoints / f".{final.name}.partial"
+    if grid.is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+        (aside / "training_state").mkdir(parents=True)
+    dist.barrier()
+    failure: Exception | None = None
+    try:
+        write(aside)
+    except (OSError, ValueError, RuntimeError) as error:
+        failure = error
+    guilty = torch.tensor(grid.rank if failure else -1, device=grid.device)
+    dist.all_reduce(guilty, dist.ReduceOp.MAX)
+    if failure:
+        raise failure
+    if guilty >= 0:
+        raise OSError(f"checkpoint of step {step} was given up: rank {int(guilty)} could not write its part")
+    if grid.is_main:
+        for file in sorted(aside.rglob("*")):
+            _flush(file)
+        _flush(aside)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        name_latest(checkpoints, final.name)
+    dist.barrier()
+    return final
+
+
+def name_latest(checkpoints: Path, name: str) -> None:
+    """Point `latest` at a committed folder; a reader sees the old name or the new one, nothing between."""
+    aside = checkpoints / f".{LATEST}.partial"
+    aside.write_text(name + "\n", encoding="utf-8")
+    _flush(aside)
+    aside.rename(checkpoints / LATEST)
+    _flush(checkpoints)
+
+
+def find_latest(checkpoints: Path) -> Path | None:
+    """The newest committed checkpoint, None where there is none.
+
+    A missing or empty `latest` beside committed folders is answered by looking at the folders themselves, and
+    a `latest` naming what is not there raises ValueError: a run never starts over silently.
+    """
+    folders = sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
+    pointer = checkpoints / LATEST
+    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    if not name:
+        return folders[-1] if folders else None
+    if not (checkpoints / name).is_dir():
+        raise ValueError(
+            f"{pointer} names {name}, which is not there: write the name of a folder beside it into it, or set "
+            "checkpoint.resume=never to start over"
+        )
+    return checkpoints / name
+
+
+def prune(checkpoints: Path, keep: int | None) -> None:
+    """Delete all but the newest `keep` committed checkpoints; None keeps all."""
+    folders = sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
+    for folder in folders[: len(folders) - keep] if keep else []:
+        shutil.rmtree(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,83 @@
+"""The one loss: negative log-likelihood of the targets, summed, over the targets of the global batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.tensor_parallel import ColumnParallelLinear, vocab_parallel_cross_entropy
+
+IGNORED = -100
+
+
+class TargetLoss:
+    """What the last stage computes from its hidden states and a micro-batch's shifted labels.
+
+    The head's product is taken at the targets only: most of an agent row is observation and prompt, and a
+    position without a target has no part in the loss. Every tensor rank computes the same value.
+
+    `scale` turns a micro-batch's sum into its part of the global mean; set it before each step.
+    `sums` gathers the unscaled sums by source, float64 [sources], until `take_sums` empties it.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        hidden: int,
+        sources: int,
+        tensor_group: dist.ProcessGroup,
+        device: torch.device,
+    ) -> None:
+        self.scale = 1.0
+        self.sums = torch.zeros(sources, dtype=torch.float64, device=device)
+        self._vocab = vocab
+        self._head: torch.Tensor | None = None
+        self._tensor_group = tensor_group
+        tensor = tensor_group.size()
+        self._project = ColumnParallelLinear(
+            hidden,
+            -(-vocab // tensor) * tensor,
+            config=ModelParallelConfig(tensor_model_parallel_size=tensor, use_cpu_initialization=True),
+            init_method=lambda _: None,
+            bias=False,
+            skip_weight_param_allocation=True,
+            tp_group=tensor_group,
+        )
+
+    def bind_head(self, weight: torch.Tensor) -> None:
+        """Give the last stage's loss this rank's rows of the output matrix, [vocabulary / tp, h]."""
+        self._head = weight
+
+    def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Scaled sum over the micro-batch's targets, a float32 scalar; 0 where it has none.
+
+        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, sources [b, s]).
+        """
+        wanted, sources = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
+        places = (wanted != IGNORED).nonzero().flatten()  # [k]
+        if len(places) == 0:
+            # All ranks still have to meet in the collectives of the backward pass.
+            return hidden.sum().float() * 0.0
+        picked = hidden.reshape(-1, 1, hidden.shape[-1]).index_select(0, places)  # [k, 1, h]
+        losses = self.token_losses(picked, wanted[places][:, None]).flatten()  # [k]
+        self.sums.index_add_(0, sources[places], losses.detach().double())
+        return losses.sum() * self.scale
+
+    def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihoods, float32 [k, 1], of targets [k, 1] given hidden states [k, 1, h]."""
+        logits, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
+        logits = logits.float()
+        first = self._tensor_group.rank() * logits.shape[-1]
+        if first + logits.shape[-1] > self._vocab:
+            # Rows that only pad the vocabulary to the tensor size take no part in the softmax.
+            real = max(0, self._vocab - first)
+            logits = torch.cat(
+                (logits[..., :real], torch.full_like(logits[..., real:], torch.finfo(logits.dtype).min)), -1
+            )
+        return vocab_parallel_cross_entropy(logits, targets)
+
+    def take_sums(self) -> torch.Tensor:
+        """Sums by source since the last call, float64 [sources] on the loss's device."""
+        taken = self.sums.clone()
+        self.sums.zero_()
+        return taken

@@ -1,0 +1,163 @@
+"""What one optimizer step reports, and where it goes: metrics.jsonl, wandb, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from configs.schema import WandbConfig
+from configs.shapes import ModelShape
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 peak by NVIDIA's datasheets, by a part of the device's name."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One line of metrics.jsonl. Losses are nats per target of the global batch, times are seconds."""
+
+    step: int
+    loss: float
+    loss_by_source: dict[str, float]
+    lr: float
+    grad_norm: float
+    """Global norm before clipping."""
+    targets: int
+    tokens: int
+    """Tokens that are no padding."""
+    rows: int
+    fill: float
+    step_seconds: float
+    tokens_per_second: float
+    mfu: float | None
+    """Model FLOPs over the devices' bfloat16 peak; None where the peak is unknown, as on a CPU."""
+
+
+def step_flops(shape: ModelShape, sample_lengths: Sequence[int]) -> float:
+    """Model FLOPs of a step, forward and backward, no recomputation counted.
+
+    6 per weight and token (the embedding's rows are looked up, not multiplied) and 6 * heads * head_dim per
+    layer and pair of tokens that causal attention inside samples joins, twice l^2 / 2 of them.
+    """
+    tokens = sum(sample_lengths)
+    weights = shape.parameters() - (0 if shape.tied else shape.vocab * shape.hidden)
+    pairs = float(sum(length * length for length in sample_lengths))
+    return 6.0 * weights * tokens + 6.0 * shape.layers * shape.heads * shape.head_dim * pairs
+
+
+def peak_flops(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+class Tracker:
+    """Rank 0's record of a run. wandb failing or missing never stops training; metrics.jsonl is complete."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: WandbConfig,
+        settings: Mapping[str, Any],
+        *,
+        done: int,
+        steps: int,
+        wandb_id: str | None,
+    ) -> None:
+        """`done` steps are behind a resumed run: later lines of an earlier attempt are dropped."""
+        self._file = folder / "metrics.jsonl"
+        _keep_lines(self._file, done)
+        self._stream = self._file.open("a", encoding="utf-8")
+        self._wandb = _start_wandb(folder, config, settings, wandb_id)
+        tty = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps,
+            initial=done,
+            desc="training",
+            unit="step",
+            dynamic_ncols=tty,
+            ncols=None if tty else 140,
+            mininterval=0.5 if tty else 10.0,
+            bar_format="{desc} {n_fmt}/{total_fmt} {bar:20} {elapsed}<{remaining}{postfix}",
+        )
+
+    @property
+    def wandb_id(self) -> str | None:
+        return self._wandb.id if self._wandb is not None else None
+
+    def record(self, report: StepReport) -> None:
+        self._stream.write(json.dumps(asdict(report), ensure_ascii=False) + "\n")
+        self._stream.flush()
+        self._bar.set_postfix_str(
+            f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s", refresh=False
+        )
+        self._bar.update()
+        if self._wandb is not None:
+            values = {key: value for key, value in asdict(report).items() if key not in ("step", "loss_by_source")}
+            values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
+            try:
+                self._wandb.log(values, step=report.step)
+            except Exception as error:
+                self._give_up_wandb(error)
+
+    def say(self, text: str) -> None:
+        """A line above the progress bar."""
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._stream.close()
+        if self._wandb is not None:
+            try:
+                self._wandb.finish()
+            except Exception as error:
+                self._give_up_wandb(error)
+
+    def _give_up_wandb(self, error: Exception) -> None:
+        self.say(f"wandb stopped ({error}); training goes on, {self._file} is complete")
+        self._wandb = None
+
+
+def _keep_lines(file: Path, done: int) -> None:
+    if not file.is_file():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
+    file.write_text("".join(kept), encoding="utf-8")
+
+
+def _start_wandb(folder: Path, config: WandbConfig, settings: Mapping[str, Any], wandb_id: str | None) -> Any:
+    if config.mode == "disabled":
+        return None
+    try:
+        import wandb
+
+        mode = config.mode
+        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+            mode = "offline"
+            print(
+                f"wandb: no API key, so this run is kept offline; `wandb sync {folder}/wandb/offline-run-*` sends it",
+                file=sys.stderr,
+            )
+        return wandb.init(
+            project=config.project,
+            name=config.name,
+            id=wandb_id,
+            resume="allow" if wandb_id else None,
+            dir=folder,
+            config=dict(settings),
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except Exception as error:
+        print(f"wandb could not start ({error}); training goes on without it", file=sys.stderr)
+        return None

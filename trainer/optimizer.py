@@ -1,0 +1,48 @@
+"""AdamW's parameter groups and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.schema import OptimizerConfig
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors (the norms) without."""
+    every = list(parameters)
+    return [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def make_adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) as torch ships it, its fused form where CUDA is."""
+    return torch.optim.AdamW(
+        parameter_groups(parameters, config.weight_decay),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=torch.cuda.is_available(),
+    )
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Learning rate of optimizer step `step` (counted from 1) of `steps`.
+
+    Linear warm-up reaches `lr` at step max(1, warmup_ratio * steps), rounded; a cosine then falls towards
+    min_lr_ratio * lr, which it would reach one step after the last, so that no step is taken at zero.
+    """
+    warmup = max(1, round(config.warmup_ratio * steps)) if config.warmup_ratio > 0 else 0
+    if step <= warmup:
+        return config.lr * step / warmup
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - 1 - warmup) / max(1, steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)

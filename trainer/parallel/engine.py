@@ -1,0 +1,149 @@
+"""DeepSpeed's pipeline engine around this rank's layers; the only user of deepspeed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import nn
+
+from trainer.parallel.grid import Grid
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+__all__ = ["MOMENTS", "Engine", "LayerSpec", "TiedLayerSpec", "build_engine", "build_stages"]
+
+
+class Stages(PipelineModule):
+    """A pipeline whose parts are given instead of guessed from parameter counts."""
+
+    def __init__(self, layers: Sequence[LayerSpec], bounds: Sequence[int], **options: Any) -> None:
+        self._bounds = list(bounds)
+        super().__init__(layers=list(layers), **options)
+
+    def _partition_layers(self, method: str = "") -> None:
+        self.parts = self._bounds
+        self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
+
+
+def build_stages(
+    layers: Sequence[LayerSpec], bounds: Sequence[int], grid: Grid, loss: Callable[..., torch.Tensor]
+) -> Stages:
+    """This stage's layers, `bounds[stage]` to `bounds[stage + 1]` of all, on the rank's device."""
+    layout = grid.layout
+    topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
+    with _quiet():
+        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)  # takes the groups that are up
+        return Stages(layers, bounds, topology=topology, loss_fn=loss)
+
+
+class Engine:
+    """A step of the pipeline, and the float32 state behind it.
+
+    DeepSpeed runs the schedule, sums gradients in float32, reduces them over the data ranks (ZeRO-1), clips
+    and updates.
+    """
+
+    def __init__(self, engine: PipelineEngine, module: Stages) -> None:
+        self._engine = engine
+        self.module = module
+
+    def step(
+        self, micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]], lr: float
+    ) -> float:
+        """One optimizer step over this data rank's micro-batches of (inputs, labels).
+
+        Returns the global gradient norm before clipping.
+        """
+        for group in self._engine.optimizer.param_groups:  # pyright: ignore[reportOptionalMemberAccess]
+            group["lr"] = lr
+        self._engine.train_batch(iter(micro_batches))
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """This rank's parameters by their name in the pipeline (`3.attention.qkv.weight`)."""
+        return dict(self.module.named_parameters())
+
+    def read_state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        """The parameter's float32 weights (`master`) and moments, its whole tensor slice, on the CPU.
+
+        A collective of the data group: all its ranks call it for the same parameters in the same order.
+        """
+        state = {"master": safe_get_full_fp32_param(parameter)}
+        state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
+        return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
+
+    def write_state(self, states: dict[str, dict[str, torch.Tensor]], steps: int) -> None:
+        """Put back what `read_state` gave, by parameter name, after `steps` optimizer steps."""
+        optimizer = cast(Any, self._engine.optimizer)
+        base = optimizer.optimizer
+        for group in base.param_groups:
+            for flat in group["params"]:  # the flat partitions ZeRO made of the group
+                base.state[flat] = {
+                    "step": torch.tensor(float(steps), device=flat.device),
+                    **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+                }
+        optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self.parameters().items():
+            state = states[name]
+            safe_set_full_fp32_param(parameter, state["master"])
+            for moment in MOMENTS:
+                safe_set_full_optimizer_state(parameter, state[moment], moment)
+            with torch.no_grad():
+                parameter.copy_(state["master"])
+
+
+def build_engine(
+    module: Stages,
+    optimizer: torch.optim.Optimizer,
+    *,
+    micro_batches: int,
+    micro_rows: int,
+    data_ranks: int,
+    clip: float,
+    dtype: torch.dtype,
+) -> Engine:
+    """DeepSpeed's PipelineEngine with ZeRO-1; one path for every layout, device and precision."""
+    config = {
+        "train_batch_size": micro_batches * micro_rows * data_ranks,
+        "train_micro_batch_size_per_gpu": micro_rows,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": clip,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": 1},
+        "bf16": {"enabled": dtype is torch.bfloat16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        # Whole tensors travel between stages: the positions beside the hidden states are integers.
+        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "use_reentrant": False},
+        "timers": {"throughput": {"enabled": False, "synchronized": False}},
+    }
+    with _quiet():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    return Engine(cast(PipelineEngine, engine), module)
+
+
+@contextlib.contextmanager
+def _quiet():  # noqa: ANN202
+    """DeepSpeed prints its topology and layers while it builds; our own lines say what matters."""
+    deepspeed_logger.setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

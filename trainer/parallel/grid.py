@@ -1,0 +1,94 @@
+"""Where this process stands in tensor x pipeline x data parallelism; the only user of parallel_state."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from configs.layout import Layout
+from trainer.parallel.cpu import prepare_cpu_host
+
+
+@dataclass(frozen=True)
+class Grid:
+    """This rank's coordinates and groups. Tensor ranks are neighbours, then data ranks, then stages."""
+
+    layout: Layout
+    rank: int
+    tensor_rank: int
+    data_rank: int
+    stage: int
+    device: torch.device
+    tensor_group: dist.ProcessGroup
+    data_group: dist.ProcessGroup
+
+    @property
+    def first_stage(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def last_stage(self) -> bool:
+        return self.stage == self.layout.pipeline - 1
+
+    @property
+    def is_main(self) -> bool:
+        """The one rank that prints, logs and commits."""
+        return self.rank == 0
+
+    @property
+    def sequence_parallel(self) -> bool:
+        return self.layout.sequence and self.layout.tensor > 1
+
+
+def start_grid(layout: Layout, timeout: timedelta = timedelta(minutes=30)) -> Grid:
+    """Join the process groups; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT come from the launcher.
+
+    Raises ValueError where the number of processes is not tensor x pipeline x data.
+    """
+    processes = int(os.environ["WORLD_SIZE"])
+    if processes != layout.world_size:
+        raise ValueError(
+            f"{processes} processes were started for a layout of tensor {layout.tensor} x pipeline "
+            f"{layout.pipeline} x data {layout.data} = {layout.world_size}: start {layout.world_size}"
+        )
+    prepare_cpu_host()
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        create_gloo_process_groups=False,
+    )
+    return current_grid(layout)
+
+
+def current_grid(layout: Layout) -> Grid:
+    """The grid of process groups that are already up (also fake ones, for building on the meta device)."""
+    cuda = torch.cuda.is_available()
+    return Grid(
+        layout=layout,
+        rank=dist.get_rank(),
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        stage=parallel_state.get_pipeline_model_parallel_rank(),
+        device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
+        tensor_group=parallel_state.get_tensor_model_parallel_group(),
+        data_group=parallel_state.get_data_parallel_group(),
+    )
+
+
+def stop_grid() -> None:
+    """Leave all process groups, so that this process can join others."""
+    from deepspeed.comm import comm as deepspeed_comm
+
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    deepspeed_comm.cdb = None
