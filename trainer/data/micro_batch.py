@@ -71,7 +71,7 @@ class GlobalBatch:
                 f"batch.rows is {len(self.rows)}, no multiple of data-parallel size {data_size} x "
                 f"batch.micro_rows {micro_rows}; set batch.rows to a multiple of {turn}"
             )
-        first = data_rank
+        first = data_rank * micro_rows
         return [
             to_micro_batch(self.rows[start : start + micro_rows])
             for start in range(first, len(self.rows), turn)
