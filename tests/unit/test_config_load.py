@@ -156,7 +156,6 @@ def test_required_key(tmp_path: Path) -> None:
         (b"run: [", "no YAML that can be read"),
         (b"\xff\xfe\x00", "no YAML that can be read"),
         (b"- 1\n- 2\n", "holds a list"),
-        (b"just words", "no YAML that can be read"),
     ],
 )
 def test_file_that_is_no_config(tmp_path: Path, content: bytes | None, says: str) -> None:

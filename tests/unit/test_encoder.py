@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -32,9 +32,9 @@ CONTROL, SYSTEM, USER, ASSISTANT, STOP = SpanKind
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """Llama's kind of tokenizer in small: unk, bos, eos 0 to 2, byte b at b + 3, then 259 ▁ and a few pieces."""
+    """Llama's kind of tokenizer in small: byte b is b + 3, ▁ is 259."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"[]INSThi"]
-    merges = [("▁", "["), ("I", "N"), ("IN", "S"), ("INS", "T"), ("▁", "h"), ("▁h", "i"), ("▁", "▁")]
+    merges = [("▁", "▁"), ("▁", "["), ("I", "N"), ("IN", "S"), ("INS", "T"), ("▁", "h"), ("▁h", "i")]
     pieces += [left + right for left, right in merges]
     vocab = {piece: id for id, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -46,7 +46,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def bytes_tokenizer() -> Tokenizer:
-    """Another family: byte-level BPE, with characters cut over several tokens and no space put before a text."""
+    """Another family: byte-level BPE, where no space is put before a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,6 +75,9 @@ def encode(name: str, conversation: Conversation) -> TokenizedSample:
     return encoder(name).encode(segments, "source", conversation.id)
 
 
+on_any_machine = settings(deadline=None)  # time depends on what else runs
+
+
 # By hand.
 
 
@@ -84,13 +87,13 @@ def test_a_conversation_token_by_token() -> None:
     )
     made = encode("tiny", conversation)
     byte = {character: ord(character) + 3 for character in "/<>s"}
-    opening = [(268, CONTROL, 0), (271, CONTROL, 0), (261, CONTROL, 0)]  # ▁[ INST ]
-    closing = [(byte["/"], CONTROL, 0), (271, CONTROL, 0), (261, CONTROL, 0)]  # / INST ]
+    opening = [(269, CONTROL, 0), (272, CONTROL, 0), (261, CONTROL, 0)]  # ▁[ INST ]
+    closing = [(byte["/"], CONTROL, 0), (272, CONTROL, 0), (261, CONTROL, 0)]  # / INST ]
     expected = [
         (1, CONTROL, 0),
         *opening,
-        (273, USER, 1),  # ▁hi: with the template's space, and still the user's
-        (268, CONTROL, 0),
+        (274, USER, 1),  # ▁hi: with the template's space, and still the user's
+        (269, CONTROL, 0),
         *closing,
         (259, ASSISTANT, 1),  # ▁
         *[(byte[character], ASSISTANT, 1) for character in "</s>"],
@@ -100,16 +103,16 @@ def test_a_conversation_token_by_token() -> None:
         (2, STOP, 1),
         (1, CONTROL, 0),
         *opening,
-        (274, CONTROL, 0),  # ▁▁: nothing of the user's lies between the two spaces
+        (268, CONTROL, 0),  # ▁▁: nothing of the user's lies between the two spaces
         (260, CONTROL, 0),
         *closing,
     ]
     assert made.tokens.tolist() == [token for token, _, _ in expected]
     assert made.kinds.tolist() == [kind for _, kind, _ in expected]
     assert made.trained.tolist() == [bool(trained) for _, _, trained in expected]
-    assert made.turn_ends == (17,)
+    assert made.turn_ends == (18,)
     assert (made.tokens.dtype, made.kinds.dtype, made.trained.dtype) == ("int32", "uint8", "bool")
-    assert (made.source, made.id, len(made)) == ("source", "t", 26)
+    assert (made.source, made.id, len(made)) == ("source", "t", 27)
 
 
 def test_ids_and_sizes() -> None:
@@ -130,7 +133,7 @@ def test_truncation_and_padding_stored_with_a_tokenizer_are_ignored() -> None:
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64)
     segments = [Control(1, CONTROL), joined(("hihihi", ASSISTANT, True))]
-    assert len(Encoder(tokenizer).encode(segments, "s", "t")) == 1 + 6
+    assert len(Encoder(tokenizer).encode(segments, "s", "t")) == 1 + 5  # ▁hi h i h i
 
 
 def test_the_first_token_is_never_a_target() -> None:
@@ -142,9 +145,10 @@ def test_the_first_token_is_never_a_target() -> None:
 # By brute force.
 
 
+@on_any_machine
 @given(st.data())
 def test_attribution_by_brute_force(data: st.DataObject) -> None:
-    """Any spans, any offsets: a token takes the content it overlaps, and is the template's if there is none."""
+    """Any spans, any offsets: a token is the content's that it overlaps, else the template's."""
     kinds = st.sampled_from([SYSTEM, USER, ASSISTANT])
     parts: list[tuple[str, SpanKind, bool]] = []
     for _ in range(data.draw(st.integers(1, 3))):
@@ -175,9 +179,7 @@ def test_bytes_of_one_character_share_its_span() -> None:
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="▁")
 contents = st.lists(
     st.text(characters, max_size=8)
-    | st.sampled_from(
-        ["hi", "  ", "\n", "</s>", "<s>", "<unk>", "[INST]", "[/INST]", "<</SYS>>", "你好", "🙂👩‍🚀"]
-    ),
+    | st.sampled_from(["hi", "  ", "\n", "</s>", "<s>", "<unk>", "[INST]", "[/INST]", "你好", "🙂👩‍🚀"]),
     max_size=4,
 ).map("".join)
 losses = st.sampled_from([None, None, True, False])
@@ -205,6 +207,7 @@ def runs(made: TokenizedSample) -> list[tuple[int, bool, list[int]]]:
 
 
 @every_tokenizer
+@on_any_machine
 @given(conversation=conversations())
 def test_trained_tokens_are_the_answers_and_nothing_else(name: str, conversation: Conversation) -> None:
     made = encode(name, conversation)
@@ -221,6 +224,7 @@ def test_trained_tokens_are_the_answers_and_nothing_else(name: str, conversation
 
 
 @every_tokenizer
+@on_any_machine
 @given(conversation=conversations())
 def test_loss_on_other_messages_trains_exactly_their_contents(name: str, conversation: Conversation) -> None:
     made = encode(name, conversation)
@@ -231,6 +235,7 @@ def test_loss_on_other_messages_trains_exactly_their_contents(name: str, convers
 
 
 @every_tokenizer
+@on_any_machine
 @given(conversation=conversations())
 def test_ids_before_every_answer_are_the_prompts_ids(name: str, conversation: Conversation) -> None:
     made = encode(name, conversation)
@@ -246,6 +251,7 @@ def test_ids_before_every_answer_are_the_prompts_ids(name: str, conversation: Co
 
 
 @every_tokenizer
+@on_any_machine
 @given(conversation=conversations())
 def test_pieces_join_to_the_whole_text(name: str, conversation: Conversation) -> None:
     made = encode(name, conversation)
@@ -277,7 +283,7 @@ def test_builder() -> None:
     made = with_default.build(own, source="talk", format="auto", where=WHERE, default_id="x")
     expected = Conversation("x", (Message("system", "T"), Message("user", "hi")))
     assert made.tokens.tolist() == encode("tiny", expected).tokens.tolist()
-    with pytest.raises(DataError, match="talks.jsonl:3: row is a list"):
+    with pytest.raises(DataError, match=r"talks\.jsonl:3: row is a list"):
         builder.build([], source="talk", format="auto", where=WHERE, default_id="x")
     with pytest.raises(ValueError, match="template 'alpaca' is not known"):
         SampleBuilder(encoder("tiny"), template="alpaca")
@@ -310,7 +316,7 @@ def test_control_tokens_are_named_by_the_settings(tmp_path: Path) -> None:
 
 
 def test_missing_tokenizers_are_named_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder or file: .*nowhere; name a folder on this machine"):
+    with pytest.raises(ValueError, match=r"no such folder or file: .*nowhere; name a folder on this machine"):
         Encoder.from_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds neither tokenizer\.json nor tokenizer\.model; copy"):
         Encoder.from_folder(tmp_path)
@@ -364,8 +370,9 @@ def test_starting_is_light(tmp_path: Path) -> None:
     """A folder with tokenizer.json is read without importing transformers or torch."""
     saved(tmp_path, tiny_tokenizer())
     code = (
-        "import sys; from tokenization.builder import SampleBuilder; from tokenization.encoder import Encoder; "
-        "import tokenization.preview; SampleBuilder(Encoder.from_folder(sys.argv[1])); "
+        "import sys; from tokenization.builder import SampleBuilder; "
+        "from tokenization.encoder import Encoder; import tokenization.preview; "
+        "SampleBuilder(Encoder.from_folder(sys.argv[1])); "
         "print([name for name in ('torch', 'transformers', 'configs', 'trainer') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

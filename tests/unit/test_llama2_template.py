@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization.builder import SampleBuilder
@@ -44,6 +44,9 @@ def written(segments: list[Segment]) -> str:
     """The rendered text with bos and eos spelled out and | where one encoded string ends."""
     control = {BOS: "<s>", EOS: "</s>"}
     return "".join(s.text + "|" if isinstance(s, Text) else control[s.id] for s in segments)
+
+
+on_any_machine = settings(deadline=None)  # time depends on what else runs
 
 
 # What is rendered.
@@ -101,6 +104,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation("t", tuple(messages))
 
 
+@on_any_machine
 @given(conversations())
 def test_spans_cover_every_character_once(conversation: Conversation) -> None:
     for segment in TEMPLATES["llama2"](conversation, ControlIds(BOS, EOS)):
@@ -111,6 +115,7 @@ def test_spans_cover_every_character_once(conversation: Conversation) -> None:
             assert not any(span.trained for span in segment.spans if span.kind is CONTROL)
 
 
+@on_any_machine
 @given(conversations())
 def test_a_samples_beginning_is_inferences_prompt(conversation: Conversation) -> None:
     """Before every answer: the training sample's segments so far are the prompt of the messages so far."""
@@ -270,9 +275,9 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 @real
 def test_the_reference_rule_over_whole_files() -> None:
-    """Every turn of both files, exactly as transformers' tokenizer and all but exactly as SentencePiece has it.
+    """Every turn of both files, exactly as transformers encodes it and nearly as SentencePiece does.
 
-    The two differ in how they merge runs of spaces; such turns are counted, and no other may differ.
+    The two merge runs of spaces in another order; such turns are counted, and no other may differ.
     """
     from sentencepiece import SentencePieceProcessor
     from transformers import LlamaTokenizer

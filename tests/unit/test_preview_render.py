@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -20,7 +19,7 @@ from tokenization.templates import TEMPLATES
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Llama's kind of tokenizer with no pieces but single bytes (byte b is b + 3) and the space ▁ (259)."""
+    """Llama's kind of tokenizer with no pieces but single bytes (byte b is b + 3) and ▁ (259)."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     vocab = {piece: id for id, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
@@ -50,6 +49,9 @@ SMALL = TokenizedSample(
 TALK = sample(
     Message("user", "a 🙂\nb"), Message("assistant", "yes 你\nno"), Message("user", "c", True), id="9"
 )
+
+
+on_any_machine = settings(deadline=None)  # time depends on what else runs
 
 
 def test_json() -> None:
@@ -92,31 +94,25 @@ def test_data_cannot_steer_the_terminal() -> None:
 
 
 class Page(HTMLParser):
-    """The page's tags, and the text inside <pre>."""
+    """The page's tags and attributes, and each token's class and title."""
 
-    def __init__(self) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: set[str] = set()
-        self.spans: list[tuple[str, str, str]] = []
         self.attributes: set[str] = set()
+        self.tokens: list[tuple[str | None, str | None]] = []
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
         self.tags.add(tag)
-        found = {name: value or "" for name, value in attrs}
         self.attributes |= found.keys()
         if "title" in found:
-            self.spans.append((found["class"], found["title"], ""))
-
-    def handle_data(self, data: str) -> None:
-        if self.spans and self.get_starttag_text() is not None and self.lasttag == "span":
-            name, title, text = self.spans[-1]
-            self.spans[-1] = (name, title, text + data)
+            self.tokens.append((found["class"], found["title"]))
 
 
 def test_html_shows_every_token_on_the_colour_of_its_kind() -> None:
-    page = Page()
-    page.feed(to_html([SMALL], ENCODER))
-    assert [(name, title) for name, title, _ in page.spans] == [
+    assert Page(to_html([SMALL], ENCODER)).tokens == [
         ("control", "1"),
         ("target assistant", "107"),
         ("target stop", "2"),
@@ -129,8 +125,7 @@ def test_html_escapes_data_and_needs_nothing_else() -> None:
     attack = '<script>alert("x")</script><img src=x onerror=y>&amp;'
     made = sample(Message("user", attack), Message("assistant", attack), id=attack)
     html = to_html([made, made], ENCODER)
-    page = Page()
-    page.feed(html)
+    page = Page(html)
     assert page.tags == {"html", "head", "meta", "title", "style", "body", "p", "h2", "pre", "span"}
     assert page.attributes == {"lang", "charset", "class", "title"}
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in html
@@ -139,6 +134,7 @@ def test_html_escapes_data_and_needs_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("colour", [True, False])
+@on_any_machine
 @given(content=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="▁⟦⟧"), max_size=12))
 def test_any_text_is_shown_whole(colour: bool, content: str) -> None:
     made = sample(Message("user", content), Message("assistant", content))
