@@ -52,15 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage(), file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
     try:
-        code = _run(arguments[0], arguments[1:])
-        sys.stdout.flush()
+        code = _run(arguments)
+        print(end="", flush=True)
         return code
-    except SystemExit as exit_:  # argparse: 0 after --help, 2 after a wrong argument
-        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except KeyboardInterrupt:
         print("agenttune: interrupted", file=sys.stderr)
         return 130
@@ -90,11 +85,18 @@ def usage() -> str:
     )
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name = arguments[0]
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{name}: no such command; did you mean {near}? see agenttune --help")
-    return import_module(COMMANDS[name].module).main(arguments)
+    try:
+        return import_module(COMMANDS[name].module).main(arguments[1:])
+    except SystemExit as exit_:  # argparse: 0 after --help, 2 after a wrong argument
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
 
 
 def _one_line(error: Exception) -> str:

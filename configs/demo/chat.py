@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from chat_seeds import (
-    CATEGORIES,
-    DEFINITIONS,
-    EXPLANATIONS,
-    FOREIGN,
-    OPPOSITES,
-    PLANETS,
-    PLANETS_BY_SIZE,
-    PLURALS,
-    POLITE,
-    SHORTER,
-    SMALL_TALK,
-    SYMBOLS,
-    TENSES,
-    THANKS,
-    YOUNG,
-)
+import chat_seeds as seeds
 from facts import BOOKS, COUNTRIES, DICTIONARY, LANGUAGES, MONTH_DAYS, MONTHS, NAMES, WEEKDAYS
 from trajectory import listed
 
@@ -85,7 +69,7 @@ def story_sum(rng: Random) -> list[Turn]:
 
 
 def definition(rng: Random) -> list[Turn]:
-    word, meaning = rng.choice(list(DEFINITIONS.items()))
+    word, meaning = rng.choice(list(seeds.DEFINITIONS.items()))
     noun = article(word)
     ask = rng.choice(
         (f"What is {noun}?", f'What does the word "{word}" mean?', f"Explain to me what {noun} is.")
@@ -94,29 +78,29 @@ def definition(rng: Random) -> list[Turn]:
 
 
 def explanation(rng: Random) -> list[Turn]:
-    return [rng.choice(list(EXPLANATIONS.items()))]
+    return [rng.choice(list(seeds.EXPLANATIONS.items()))]
 
 
 def small_talk(rng: Random) -> list[Turn]:
-    said = rng.choice(list(SMALL_TALK))
-    return [(said, rng.choice(SMALL_TALK[said]))]
+    said = rng.choice(list(seeds.SMALL_TALK))
+    return [(said, rng.choice(seeds.SMALL_TALK[said]))]
 
 
 def rewriting(rng: Random) -> list[Turn]:
     kind = rng.randrange(4)
     if kind == 0:
-        rude, polite = rng.choice(list(POLITE.items()))
+        rude, polite = rng.choice(list(seeds.POLITE.items()))
         return [(rng.choice((f"Say this politely: {rude}", f"Make this sentence polite: {rude}")), polite)]
     if kind == 1:
-        long, short = rng.choice(list(SHORTER.items()))
+        long, short = rng.choice(list(seeds.SHORTER.items()))
         return [(rng.choice((f"Make this shorter: {long}", f"Say it with fewer words: {long}")), short)]
-    now, (past, future) = rng.choice(list(TENSES.items()))
+    now, (past, future) = rng.choice(list(seeds.TENSES.items()))
     turns = [(f"Put this into the past: {now}", past), ("And into the future?", future)]
     return turns[: kind - 1]
 
 
 def naming(rng: Random) -> list[Turn]:
-    kind, members = rng.choice(list(CATEGORIES.items()))
+    kind, members = rng.choice(list(seeds.CATEGORIES.items()))
     number = rng.choice((2, 3, 4))
     picked = rng.sample(members, number)
     count = {2: "two", 3: "three", 4: "four"}[number]
@@ -132,10 +116,15 @@ def naming(rng: Random) -> list[Turn]:
 def words(rng: Random) -> list[Turn]:
     table, ask, follow, reply = rng.choice(
         (
-            (OPPOSITES, 'What is the opposite of "{}"?', 'And of "{}"?', 'The opposite of "{}" is "{}".'),
-            (PLURALS, 'What is the plural of "{}"?', 'And of "{}"?', 'The plural of "{}" is "{}".'),
-            (YOUNG, "What is a young {} called?", "And a young {}?", "A young {} is called a {}."),
-            (SYMBOLS, "What is the chemical symbol of {}?", "And of {}?", "The symbol of {} is {}."),
+            (
+                seeds.OPPOSITES,
+                'What is the opposite of "{}"?',
+                'And of "{}"?',
+                'The opposite of "{}" is "{}".',
+            ),
+            (seeds.PLURALS, 'What is the plural of "{}"?', 'And of "{}"?', 'The plural of "{}" is "{}".'),
+            (seeds.YOUNG, "What is a young {} called?", "And a young {}?", "A young {} is called a {}."),
+            (seeds.SYMBOLS, "What is the chemical symbol of {}?", "And of {}?", "The symbol of {} is {}."),
         )
     )
     first, second = rng.sample(list(table), 2)
@@ -195,11 +184,11 @@ def numbers(rng: Random) -> list[Turn]:
 
 
 def planets(rng: Random) -> list[Turn]:
-    first, second = rng.sample(PLANETS, 2)
+    first, second = rng.sample(seeds.PLANETS, 2)
     if rng.random() < 0.5:
-        nearer = min(first, second, key=PLANETS.index)
+        nearer = min(first, second, key=seeds.PLANETS.index)
         return [(f"Which is nearer to the Sun, {first} or {second}?", f"{nearer} is nearer to the Sun.")]
-    larger = max(first, second, key=PLANETS_BY_SIZE.index)
+    larger = max(first, second, key=seeds.PLANETS_BY_SIZE.index)
     return [(f"Which planet is larger, {first} or {second}?", f"{larger} is larger.")]
 
 
@@ -230,11 +219,11 @@ TOPICS: tuple[Callable[[Random], list[Turn]], ...] = (
 
 def foreign(rng: Random) -> list[dict[str, object]]:
     """A conversation in another language; the system message, where there is one, asks for that language."""
-    language = rng.choice(list(FOREIGN))
+    language = rng.choice(list(seeds.FOREIGN))
     system = rng.choice(
         (None, f"Answer in {language}.", f"The user speaks {language}. Answer in {language}.")
     )
-    return messages(system, list(rng.choice(FOREIGN[language])))
+    return messages(system, list(rng.choice(seeds.FOREIGN[language])))
 
 
 def english(topic: Callable[[Random], list[Turn]], rng: Random) -> list[dict[str, object]]:
@@ -244,8 +233,8 @@ def english(topic: Callable[[Random], list[Turn]], rng: Random) -> list[dict[str
     if more < 0.2:
         turns = turns + rng.choice(TOPICS)(rng)
     elif more < 0.3:
-        said = rng.choice(list(THANKS))
-        turns = [*turns, (said, rng.choice(THANKS[said]))]
+        said = rng.choice(list(seeds.THANKS))
+        turns = [*turns, (said, rng.choice(seeds.THANKS[said]))]
     return messages(rng.choice(SYSTEM) if rng.random() < 0.3 else None, turns[:3])
 
 

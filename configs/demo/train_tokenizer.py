@@ -3,7 +3,7 @@
     python configs/demo/train_tokenizer.py [--out FOLDER]
 
 It has the build of Llama 2's: ids 0 to 2 are `<unk>`, `<s>` and `</s>`, then come the 256 bytes, then pieces;
-a space is written as "▁", digits stand alone, what no piece covers is spelled in bytes. There is no pad token.
+a space is written as "▁", digits stand alone, what no piece covers is spelled in bytes. No pad token.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_torch_is_not_imported_for_help_and_mistakes() -> None:
 def test_reader_that_goes_away_is_no_error_message() -> None:
     read, write = os.pipe()
     os.close(read)  # every write fails from here on
-    command = [sys.executable, "-m", "launch.cli", "init-model", "--help"]
+    command = [sys.executable, "-m", "launch.cli", "--help"]
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert ended.returncode != 0

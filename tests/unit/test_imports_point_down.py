@@ -1,4 +1,4 @@
-"""Imports point down: every module stands on a floor and takes only from its own package and from lower floors."""
+"""Imports point down: a module takes only from its own package and from the floors below its own."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def test_what_is_allowed_is_no_fault(module: str, source: str) -> None:
 
 
 def test_planted_circle_is_seen() -> None:
-    circle = {"configs.a": {"configs.b"}, "configs.b": {"configs.c", "json"}, "configs.c": {"configs.a"}}
+    a, b, c = "configs.a", "configs.b", "configs.c"
+    circle = {a: {b}, b: {c, "json"}, c: {a}}
     (fault,) = faults(circle)
     assert "circle" in fault
     assert all(module in fault for module in circle)
@@ -145,17 +146,15 @@ def imported(source: str, module: str, is_package: bool) -> Iterator[str]:
 
 
 def faults(imports: Imports) -> list[str]:
-    """What is wrong, one line each, importers in order; a library is named once for each importer."""
-    found: dict[tuple[str, str, str], None] = {}
+    """What is wrong, one line for each importer and what it must not import."""
+    found: dict[tuple[str, str], str] = {}
     for module, targets in imports.items():
         if place(module) is None and module not in PACKAGES:
-            found[module, "", f"{module} has no floor; give it one in FLOORS"] = None
+            found[module, ""] = f"{module} has no floor; give it one in FLOORS"
         for target in sorted(targets):
-            for rule in (_floor_fault, _library_fault):
-                if fault := rule(module, target):
-                    found.setdefault(fault)
-    lines = [line for _, _, line in found]
-    return lines + _circles(imports)
+            for subject, fault in (*_floor_faults(module, target), *_library_faults(module, target)):
+                found.setdefault((module, subject), fault)
+    return [*found.values(), *_circles(imports)]
 
 
 def place(module: str) -> tuple[int, str] | None:
@@ -171,34 +170,27 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def _floor_fault(module: str, target: str) -> tuple[str, str, str] | None:
+def _floor_faults(module: str, target: str) -> Iterator[tuple[str, str]]:
     here, there = place(module), place(target)
-    if here is None or there is None or here[1] == there[1] or (here[1], there[1]) in BESIDE:
-        return None
-    if there[0] > here[0]:
-        return None
-    relation = "the same floor" if there[0] == here[0] else "a higher floor"
-    return module, there[1], f"{module} imports {target}, which is on {relation}"
+    if here and there and here[1] != there[1] and here[0] >= there[0] and (here[1], there[1]) not in BESIDE:
+        relation = "the same floor" if there[0] == here[0] else "a higher floor"
+        yield there[1], f"{module} imports {target}, which is on {relation}"
 
 
-def _library_fault(module: str, target: str) -> tuple[str, str, str] | None:
+def _library_faults(module: str, target: str) -> Iterator[tuple[str, str]]:
     for library, places in ONLY_IN.items():
         if within(target, library) and not any(within(module, place) for place in places):
-            return module, library, f"{module} imports {library}, allowed only in {', '.join(places)}"
+            yield library, f"{module} imports {library}, allowed only in {', '.join(places)}"
     for package, (libraries, excepted) in WITHOUT.items():
         for library in libraries:
             if within(module, package) and module not in excepted and within(target, library):
-                return module, library, f"{module} imports {library}, but {package} does without it"
-    return None
+                yield library, f"{module} imports {library}, but {package} does without it"
 
 
 def _circles(imports: Imports) -> list[str]:
-    graph = {
-        module: {target for target in targets if target in imports and target != module}
-        for module, targets in imports.items()
-    }
+    modules = imports.keys()
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter({name: (imports[name] & modules) - {name} for name in modules}).prepare()
     except CycleError as error:
         return [f"imports in a circle: {' <- '.join(error.args[1])}"]
     return []

@@ -129,7 +129,9 @@ def build_engine(
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": 1},
-        "bf16": {"enabled": dtype is torch.bfloat16},
+        # Each gradient goes to its float32 sum as soon as it is there. Otherwise DeepSpeed clears the bfloat16
+        # gradients when the backward pass reaches the layers' output, after the head's was computed.
+        "bf16": {"enabled": dtype is torch.bfloat16, "immediate_grad_update": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         # Whole tensors travel between stages: the positions beside the hidden states are integers.
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "use_reentrant": False},

@@ -1,0 +1,61 @@
+"""A rank never outlives its launcher, however that died."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from pathlib import Path
+
+LAUNCHERS = ("deepspeed", "agenttune", "torchrun", "torch.distributed", "launch/train.py", "launch.cli")
+
+
+def launcher_pids() -> list[int]:
+    """This process's ancestors up to the last that is a launcher, nearest first."""
+    found: list[int] = []
+    pid = os.getppid()
+    while pid > 1:
+        command = _command(pid)
+        if not any(name in command for name in LAUNCHERS):
+            break
+        found.append(pid)
+        pid = _parent(pid)
+    return found
+
+
+def die_with_launcher() -> None:
+    """End this process as soon as any of its launchers ends; a thread waits on them without polling.
+
+    SIGKILL reaches one process of a launcher's chain alone, so each of them is watched. Linux only (pidfd);
+    elsewhere it does nothing.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return
+    descriptors: list[int] = []
+    for pid in launcher_pids():
+        try:
+            descriptors.append(os.pidfd_open(pid))
+        except ProcessLookupError:
+            os._exit(1)
+    if descriptors:
+        threading.Thread(target=_wait_and_exit, args=(descriptors,), daemon=True).start()
+
+
+def _wait_and_exit(descriptors: list[int]) -> None:
+    select.select(descriptors, [], [])
+    os._exit(1)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    """The parent's id from /proc/PID/stat, whose second field may hold spaces and brackets; 0 where gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,53 @@
+"""One rank of a training job, from the launcher's environment to its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from configs.errors import ConfigError
+from configs.load import load_config
+from launch.ancestors import die_with_launcher
+from launch.preflight import check_settings
+from tokenization.errors import DataError
+
+
+def run_rank(path: str, overrides: Sequence[str]) -> int:
+    """Train as rank RANK of WORLD_SIZE. Returns 0, or 75 when stopped by a signal after saving.
+
+    Errors in the config and the data are met by all ranks alike, so rank 0 reports them at once and the others
+    only if they are still there seconds later; any other error names its rank.
+    """
+    die_with_launcher()
+    rank = int(os.environ["RANK"])
+    try:
+        return _train(path, overrides)
+    except (ConfigError, DataError):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if rank != 0:
+            time.sleep(3)
+        raise
+    except Exception as error:
+        raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
+
+
+def _train(path: str, overrides: Sequence[str]) -> int:
+    config = load_config(path, overrides)
+    layout = check_settings(config, int(os.environ["WORLD_SIZE"]))
+    import torch.distributed as dist
+
+    from trainer.build import build_run
+    from trainer.loop import train
+    from trainer.parallel.grid import stop_grid
+
+    run = build_run(config, layout)
+    try:
+        code = train(run)
+    finally:
+        if run.tracker:
+            run.tracker.close()
+    dist.barrier()  # nobody leaves before rank 0 has closed its logs: a launcher would take the rest down
+    stop_grid()
+    return code

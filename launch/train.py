@@ -1,0 +1,50 @@
+"""`agenttune train`, and what each rank of a launcher runs: `deepspeed launch/train.py CONFIG [KEY=VALUE …]`.
+
+Without RANK in the environment it checks the config and starts the ranks; with it, it is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run by its path: import our packages from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Config path and overrides."""
+    parser = argparse.ArgumentParser(
+        prog="agenttune train",
+        description="Fine-tune a Llama-architecture model under tensor x pipeline x data parallelism.",
+        epilog="example: agenttune train configs/llama2_7b.yaml model.path=models/Llama-2-7b-chat-hf "
+        "optimizer.lr=1e-4. Relative paths are read from the working directory. The same ranks are started by "
+        "`deepspeed --num_gpus 4 launch/train.py CONFIG` and `torchrun --nproc-per-node 4 launch/train.py CONFIG`. "
+        "SIGTERM or SIGUSR1 saves a checkpoint after the step in progress and exits 75; starting the same "
+        "command again goes on from there.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
+    values = parser.parse_args(argv)
+    return values.config, values.overrides
+
+
+def main(argv: Sequence[str]) -> int:
+    config, overrides = parse(argv)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        from launch.rank import run_rank
+
+        return run_rank(config, overrides)
+    from launch.processes import run_processes
+
+    return run_processes(config, overrides)
+
+
+if __name__ == "__main__":
+    from launch.cli import main as command
+
+    sys.exit(command(["train", *sys.argv[1:]]))
