@@ -49,11 +49,22 @@ def _tokenizer_file(path: Path) -> Path:
 
 
 def _converted(file: Path) -> Tokenizer:
-    # transformers takes a second to import, and only a folder without tokenizer.json needs it.
-    from transformers import LlamaTokenizer
+    """A SentencePiece model as a fast tokenizer that gives SentencePiece's ids.
 
+    The merges are ordered by the pieces' scores, as SentencePiece applies them. transformers' own reading of
+    the file orders them by id, which splits runs of spaces (indented code) in another way.
+    """
+    # Both take a second to import, and only a folder without tokenizer.json needs them.
+    from sentencepiece import SentencePieceProcessor
+    from transformers import LlamaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    pieces = SentencePieceProcessor(model_file=str(file))
+    vocabulary = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
+    scores = {piece: pieces.get_score(i) for piece, i in vocabulary.items()}
+    merges = generate_merges(vocabulary, scores)
     # legacy=False: no space is put before a text that follows a control token and begins with one.
-    return LlamaTokenizer.from_pretrained(str(file), legacy=False).backend_tokenizer
+    return LlamaTokenizer(vocab=vocabulary, merges=merges, legacy=False).backend_tokenizer
 
 
 def _names(file: Path) -> TokenNames:

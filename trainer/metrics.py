@@ -98,11 +98,14 @@ class Tracker:
         self._stream.write(json.dumps(asdict(report), ensure_ascii=False) + "\n")
         self._stream.flush()
         self._bar.set_postfix_str(
-            f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s", refresh=False
+            f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s",
+            refresh=False,
         )
         self._bar.update()
         if self._wandb is not None:
-            values = {key: value for key, value in asdict(report).items() if key not in ("step", "loss_by_source")}
+            values = {
+                key: value for key, value in asdict(report).items() if key not in ("step", "loss_by_source")
+            }
             values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
             try:
                 self._wandb.log(values, step=report.step)

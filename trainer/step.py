@@ -50,7 +50,9 @@ def train_step(parts: StepParts, batch: GlobalBatch, step: int, stop: bool) -> t
     seconds = time.perf_counter() - begun
     targets = batch.targets_by_source
     by_source = {
-        name: float(sums[i]) / targets[i] for i, name in enumerate(parts.source_names) if targets.get(i, 0) > 0
+        name: float(sums[i]) / targets[i]
+        for i, name in enumerate(parts.source_names)
+        if targets.get(i, 0) > 0
     }
     report = StepReport(
         step=step,

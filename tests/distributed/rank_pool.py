@@ -44,7 +44,9 @@ class RankPool:
             process.stdin.write(json.dumps(task) + "\n")
             process.stdin.flush()
         answers: list[dict[str, Any] | None] = [None] * world_size
-        threads = [threading.Thread(target=_read, args=(self._ranks[r], answers, r)) for r in range(world_size)]
+        threads = [
+            threading.Thread(target=_read, args=(self._ranks[r], answers, r)) for r in range(world_size)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -69,7 +71,11 @@ class RankPool:
 def _start() -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WANDB_MODE": "offline"}
     return subprocess.Popen(
-        [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(WORKER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 

@@ -14,7 +14,9 @@ from trainer.data.micro_batch import global_batches
 from trainer.step import train_step
 
 
-def train_steps(config: str, overrides: list[str], steps: int, export: str | None = None) -> list[dict[str, Any]]:
+def train_steps(
+    config: str, overrides: list[str], steps: int, export: str | None = None
+) -> list[dict[str, Any]]:
     """Take `steps` steps of a run and return their reports; `export` names a folder for the weights after."""
     settings = load_config(config, overrides)
     shape = ModelShape.from_folder(settings.model.path)
@@ -23,7 +25,9 @@ def train_steps(config: str, overrides: list[str], steps: int, export: str | Non
     reports = []
     for step in range(1, steps + 1):
         report, _ = train_step(run.parts, next(batches), step, False)
-        reports.append({"loss": report.loss, "grad_norm": report.grad_norm, "by_source": report.loss_by_source})
+        reports.append(
+            {"loss": report.loss, "grad_norm": report.grad_norm, "by_source": report.loss_by_source}
+        )
     if export:
         folder = Path(export)
         parameters = run.parts.engine.parameters()

@@ -19,7 +19,13 @@ from trainer.model.names import Piece, owned_table, row_offsets
 from trainer.parallel.grid import Grid
 
 MAX_SHARD_BYTES = 5_000_000_000
-COPIED_PATTERNS = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja")
+COPIED_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "*.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,9 @@ def write_weights(
             "metadata": {"total_size": shape.parameters() * item_bytes},
             "weight_map": {name: shard.file for shard in plan for name in shard.names},
         }
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        )
     if grid.data_rank != 0:
         return
     tensor = grid.layout.tensor

@@ -59,7 +59,9 @@ def read_progress(folder: Path) -> Progress:
     """Raises ValueError where the folder holds no training state."""
     file = folder / FOLDER / "state.json"
     if not file.is_file():
-        raise ValueError(f"{folder} has no {FOLDER}/state.json: it is no checkpoint to resume; set model.path to it")
+        raise ValueError(
+            f"{folder} has no {FOLDER}/state.json: it is no checkpoint to resume; set model.path to it"
+        )
     values = json.loads(file.read_text(encoding="utf-8"))
     return Progress(**values | {"layout": Layout(**values["layout"])})
 

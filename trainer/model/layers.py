@@ -62,7 +62,12 @@ class Parts:
     def column(self, inputs: int, outputs: int) -> ColumnParallelLinear:
         """A linear layer whose outputs are divided between the tensor ranks."""
         layer = ColumnParallelLinear(
-            inputs, outputs, config=self.megatron, init_method=_unused, bias=False, tp_group=self.grid.tensor_group
+            inputs,
+            outputs,
+            config=self.megatron,
+            init_method=_unused,
+            bias=False,
+            tp_group=self.grid.tensor_group,
         )
         return _divided(layer)
 

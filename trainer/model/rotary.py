@@ -14,7 +14,9 @@ STATIC_ROPES = ("default", "linear", "llama3", "yarn")
 """Kinds whose frequencies do not depend on the length seen so far."""
 
 
-def inverse_frequencies(head_dim: int, max_positions: int, rope: Mapping[str, Any]) -> tuple[torch.Tensor, float]:
+def inverse_frequencies(
+    head_dim: int, max_positions: int, rope: Mapping[str, Any]
+) -> tuple[torch.Tensor, float]:
     """Frequencies [head_dim / 2], float32, and the factor cosines and sines are scaled by.
 
     `rope` is config.json's rope parameters (`rope_type`, `rope_theta`, …); transformers' own functions
@@ -23,19 +25,23 @@ def inverse_frequencies(head_dim: int, max_positions: int, rope: Mapping[str, An
     """
     kind = str(rope.get("rope_type", "default"))
     if kind not in STATIC_ROPES:
-        raise ValueError(f"rope type {kind!r} is not supported: use a model with one of {', '.join(STATIC_ROPES)}")
+        raise ValueError(
+            f"rope type {kind!r} is not supported: use a model with one of {', '.join(STATIC_ROPES)}"
+        )
     if kind == "default":
         exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
         return 1.0 / (float(rope["rope_theta"]) ** exponent), 1.0
-    config = LlamaConfig(
-        head_dim=head_dim, max_position_embeddings=max_positions, rope_parameters=dict(rope)
-    )
+    config = LlamaConfig(head_dim=head_dim, max_position_embeddings=max_positions, rope_parameters=dict(rope))
     return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
 
 
 @lru_cache(maxsize=4)
 def rotary_table(
-    head_dim: int, max_positions: int, rope: tuple[tuple[str, Any], ...], device: torch.device, dtype: torch.dtype
+    head_dim: int,
+    max_positions: int,
+    rope: tuple[tuple[str, Any], ...],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """Cosines and sines of every position, [2, max_positions, head_dim / 2]; one table serves all layers."""
     frequencies, scale = inverse_frequencies(head_dim, max_positions, dict(rope))

@@ -49,7 +49,9 @@ def build_stages(
     layout = grid.layout
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     with _quiet():
-        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False)  # takes the groups that are up
+        deepspeed.init_distributed(
+            dist.get_backend(), auto_mpi_discovery=False
+        )  # takes the groups that are up
         return Stages(layers, bounds, topology=topology, loss_fn=loss)
 
 
@@ -86,21 +88,21 @@ class Engine:
 
         A collective of the data group: all its ranks call it for the same parameters in the same order.
         """
+        self._link_moments()
         state = {"master": safe_get_full_fp32_param(parameter)}
         state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
         return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
 
     def write_state(self, states: dict[str, dict[str, torch.Tensor]], steps: int) -> None:
         """Put back what `read_state` gave, by parameter name, after `steps` optimizer steps."""
-        optimizer = cast(Any, self._engine.optimizer)
-        base = optimizer.optimizer
+        base = cast(Any, self._engine.optimizer).optimizer
         for group in base.param_groups:
             for flat in group["params"]:  # the flat partitions ZeRO made of the group
                 base.state[flat] = {
                     "step": torch.tensor(float(steps), device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
-        optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for name, parameter in self.parameters().items():
             state = states[name]
             safe_set_full_fp32_param(parameter, state["master"])
@@ -108,6 +110,15 @@ class Engine:
                 safe_set_full_optimizer_state(parameter, state[moment], moment)
             with torch.no_grad():
                 parameter.copy_(state["master"])
+
+    def _link_moments(self) -> None:
+        """Let every parameter find its moments in ZeRO's flat partitions.
+
+        DeepSpeed links them once, after the first parameter group's first step, so that it misses the second's.
+        """
+        optimizer = cast(Any, self._engine.optimizer)
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def build_engine(

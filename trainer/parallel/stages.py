@@ -40,7 +40,10 @@ def balance(costs: Sequence[float], stages: int) -> list[int]:
     for _ in range(stages):
         best.append(
             [
-                min(((max(best[-1][j][0], before[i] - before[j]), j) for j in range(i)), default=(float("inf"), 0))
+                min(
+                    ((max(best[-1][j][0], before[i] - before[j]), j) for j in range(i)),
+                    default=(float("inf"), 0),
+                )
                 for i in range(layers + 1)
             ]
         )
