@@ -22,7 +22,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	@test -d $(DEMO_MODEL) || $(BIN)/agenttune init-model $(DEMO_MODEL) \
 		--shape tiny --tokenizer configs/demo/tokenizer --seed 1
 	$(BIN)/agenttune train configs/demo.yaml
-	@$(BIN)/python launch/reply.py runs/demo "Who wrote Dracula?"
+	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
 test: $(STAMP) ## set up and run all tests
 	$(BIN)/python -m pytest

@@ -7,7 +7,7 @@ Nothing of ours is imported here, so a config is checked without torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional, Union
+from typing import Literal
 
 from omegaconf import MISSING
 
@@ -33,7 +33,7 @@ class ParallelConfig:
     """Ranks that split each layer."""
     pipeline: int = 1
     """Stages the layers are divided into."""
-    data: Union[int, str] = "auto"  # noqa: UP007 (OmegaConf reads Union)
+    data: int | str = "auto"
     """Copies of the model; `auto` takes the processes left over by tensor x pipeline."""
     sequence: bool = False
     """Split norms and residual stream along the row between the tensor ranks."""
@@ -56,7 +56,7 @@ class SourceConfig:
 @dataclass(frozen=True)
 class DataConfig:
     template: Literal["llama2"] = "llama2"
-    system_prompt: Optional[str] = None  # noqa: UP045
+    system_prompt: str | None = None
     """Given to conversations that bring no system message of their own; none by default."""
     sequence_length: int = 4096
     """Tokens in a packed row."""
@@ -81,8 +81,8 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: Optional[int] = None  # noqa: UP045
-    epochs: Optional[float] = None  # noqa: UP045
+    steps: int | None = None
+    epochs: float | None = None
     """Instead of steps: passes until each source was seen this often at least."""
 
 
@@ -103,9 +103,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every: Optional[int] = None  # noqa: UP045
+    every: int | None = None
     """Steps between checkpoints; none: only at the end."""
-    keep: Optional[int] = None  # noqa: UP045
+    keep: int | None = None
     """Newest checkpoints kept; none: all."""
     resume: str = "auto"
     """`auto` (the newest checkpoint of this run, else a fresh start), `never`, or a checkpoint folder."""
@@ -116,7 +116,7 @@ class WandbConfig:
     mode: Literal["online", "offline", "disabled"] = "online"
     """`online` becomes `offline` where no API key is found."""
     project: str = "agenttune"
-    name: Optional[str] = None  # noqa: UP045
+    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from configs.check import check_config
+from configs.check import check_config, check_files
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.encoder import Encoder
+from tokenization.formats import parse_row
 from trainer.data.mixture import shares
 from trainer.data.sources import open_source
+
+FIRST_ROWS = 1000
+"""Rows of each source read before ranks start: some tenths of a second."""
 
 
 def check_settings(config: Config, processes: int | None) -> Layout:
     """The layout of a config that fits its model, tokenizer and number of processes. Raises ConfigError."""
+    check_files(config)  # its remedies for a missing folder are better than the readers' own
     shape = ModelShape.from_folder(config.model.path)
     try:
         vocabulary = Encoder.from_folder(config.model.path).vocab_size
@@ -26,10 +31,16 @@ def check_settings(config: Config, processes: int | None) -> Layout:
 
 
 def check_sources(config: Config) -> None:
-    """Every source opens and has rows. Raises ConfigError for shares that cannot be met, DataError for data."""
+    """Every source opens, has rows, and its first FIRST_ROWS in file order are conversations.
+
+    Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before.
+    Raises ConfigError for shares that cannot be met, DataError for data.
+    """
     shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
-    for source in config.data.sources:
-        open_source(source)
+    for source in map(open_source, config.data.sources):
+        for i in range(min(len(source), FIRST_ROWS)):
+            row, where = source.row(i)
+            parse_row(row, format=source.format, where=where, default_id=str(i))
 
 
 def accelerators() -> int:

@@ -1,39 +1,62 @@
-"""What a run's newest checkpoint answers, by transformers alone: `python launch/reply.py RUN_DIR QUESTION`.
+"""What a run's newest checkpoint answers, by transformers alone: `python launch/reply.py RUN_DIR DATA.jsonl ID`.
 
-Nothing of ours is used, so that an answer shows the written folder to be an ordinary Hugging Face model. One
-turn in Llama 2's chat format, greedy; for more than that, load the folder in the tool of your choice.
+The conversation ID of an AgentInstruct-form file is given up to its first trained reply, and the model goes on
+greedily. Nothing of ours is imported, so an answer shows the written folder to be an ordinary Hugging Face model.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 
-def reply(folder: Path, question: str, max_tokens: int = 96) -> str:
-    """The model's greedy answer to one question, up to its end-of-sequence token."""
+def beginning(data: Path, row_id: str) -> tuple[list[str], str]:
+    """Messages before the first trained reply, human and model in turn, and that reply."""
+    for line in data.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["id"] == row_id:
+            turns = row["conversations"]
+            first = next(i for i, turn in enumerate(turns) if turn["loss"])
+            return [turn["value"] for turn in turns[:first]], turns[first]["value"]
+    raise SystemExit(f"{data} has no row with the id {row_id}")
+
+
+def reply(folder: Path, messages: list[str], max_tokens: int = 96) -> str:
+    """The model's greedy answer in Llama 2's chat format, up to its end-of-sequence token."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    ids = [
-        tokenizer.bos_token_id,
-        *tokenizer(f"[INST] {question} [/INST]", add_special_tokens=False).input_ids,
-    ]
-    prompt = torch.tensor([ids])
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    prompt: list[int] = []
+    for i, message in enumerate(messages):
+        if i % 2 == 0:
+            prompt += [tokenizer.bos_token_id, *ids(f"[INST] {message} [/INST]")]
+        else:
+            prompt += [*ids(f"{message} "), tokenizer.eos_token_id]
+    inputs = torch.tensor([prompt])
     output = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
+        inputs,
+        attention_mask=torch.ones_like(inputs),
         max_new_tokens=max_tokens,
         do_sample=False,
         pad_token_id=tokenizer.eos_token_id,
     )
-    return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True).strip()
+    return tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True).strip()
+
+
+def main(run: Path, data: Path, row_id: str) -> None:
+    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    messages, expected = beginning(data, row_id)
+    print(f"\nIn the data, row {row_id}, question and first call:\n\n{messages[-1]}\n\n{expected}")
+    print(f"\nGreedy reply of transformers on {checkpoint}:\n\n{reply(checkpoint, messages)}")
 
 
 if __name__ == "__main__":
-    run, question = Path(sys.argv[1]), sys.argv[2]
-    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
-    print(f"\n{checkpoint}\n> {question}\n{reply(checkpoint, question)}")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -13,13 +13,11 @@ from configs.layout import Layout
 from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
-from tokenization.builder import SampleBuilder
-from tokenization.encoder import Encoder
 from trainer.checkpoint.hf_import import load_weights
 from trainer.checkpoint.store import find_latest
 from trainer.checkpoint.training_state import Progress, read_progress, read_training_state
-from trainer.data.sources import open_source
-from trainer.data.stream import RowStream, count_rows
+from trainer.data.open import open_stream
+from trainer.data.stream import count_rows
 from trainer.loop import Run
 from trainer.loss import TargetLoss
 from trainer.metrics import Tracker
@@ -31,14 +29,6 @@ from trainer.parallel.engine import Engine, build_engine, build_stages
 from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
 from trainer.step import StepParts
-
-
-def open_stream(config: Config) -> RowStream:
-    """The run's rows from their beginning. Raises ConfigError or DataError."""
-    encoder = Encoder.from_folder(config.model.path)
-    builder = SampleBuilder(encoder, config.data.template, config.data.system_prompt)
-    sources = [open_source(source) for source in config.data.sources]
-    return RowStream(sources, builder, config.data, config.run.seed, encoder.pad_id)
 
 
 def count_steps(config: Config) -> int:

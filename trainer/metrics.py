@@ -60,6 +60,19 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
+class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+    """tqdm's bar on a terminal; in a log file a line of its own now and then."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self.fp.isatty():
+            super().display(msg, pos)
+        elif self.n > self.initial:
+            values = self.format_dict
+            left = self.format_interval((self.total - self.n) * values["elapsed"] / (self.n - self.initial))
+            self.fp.write(f"step {self.n}/{self.total}{values['postfix'] or ''}, {left} left\n")
+            self.fp.flush()
+
+
 class Tracker:
     """Rank 0's record of a run. wandb failing or missing never stops training; metrics.jsonl is complete."""
 
@@ -78,15 +91,12 @@ class Tracker:
         _keep_lines(self._file, done)
         self._stream = self._file.open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, config, settings, wandb_id)
-        tty = sys.stderr.isatty()
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=steps,
             initial=done,
-            desc="training",
-            unit="step",
-            dynamic_ncols=tty,
-            ncols=None if tty else 140,
-            mininterval=0.5 if tty else 10.0,
+            desc="step",
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
             bar_format="{desc} {n_fmt}/{total_fmt} {bar:20} {elapsed}<{remaining}{postfix}",
         )
 

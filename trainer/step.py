@@ -96,5 +96,5 @@ def sample_lengths(batch: GlobalBatch) -> Sequence[int]:
     lengths: list[int] = []
     for row in batch.rows:
         starts = np.flatnonzero(row.positions[: row.filled] == 0)
-        lengths += np.diff([*starts, row.filled]).tolist()
+        lengths += np.diff(np.append(starts, row.filled)).tolist()
     return lengths

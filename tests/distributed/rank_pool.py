@@ -1,4 +1,4 @@
-"""Ranks for tests: real processes, started as they are needed and used again by the next test."""
+"""Ranks for tests: real processes with real process groups, forked for each task from one that has imported all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,74 +14,66 @@ WORKER = Path(__file__).with_name("rank_worker.py")
 
 
 class RankError(AssertionError):
-    """A rank's task raised; `kind` and `message` are those of the first rank that did."""
+    """A rank's task raised; `rank`, `kind` and `message` are those of the first that did."""
 
-    def __init__(self, rank: int, answer: dict[str, str]) -> None:
-        super().__init__(f"rank {rank}: {answer['traceback']}")
-        self.kind, self.message = answer["error"], answer["message"]
+    def __init__(self, outcome: dict[str, Any]) -> None:
+        super().__init__(f"rank {outcome['rank']}: {outcome['traceback']}")
+        self.rank, self.kind, self.message = outcome["rank"], outcome["error"], outcome["message"]
 
 
 class RankPool:
     def __init__(self) -> None:
-        self._ranks: list[subprocess.Popen[str]] = []
+        self._worker: subprocess.Popen[str] | None = None
 
     def run(self, name: str, world_size: int, *, limit_s: float = 240, **arguments: Any) -> list[Any]:
-        """Run `rank_tasks.NAME(**arguments)` on ranks 0 to world_size - 1; their answers in order."""
-        while len(self._ranks) < world_size:
-            self._ranks.append(_start())
-        port = _free_port()
-        for rank, process in enumerate(self._ranks[:world_size]):
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-            task = {"name": name, "arguments": arguments, "environment": environment}
-            assert process.stdin
-            process.stdin.write(json.dumps(task) + "\n")
-            process.stdin.flush()
-        answers: list[dict[str, Any] | None] = [None] * world_size
-        threads = [
-            threading.Thread(target=_read, args=(self._ranks[r], answers, r)) for r in range(world_size)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(limit_s)
-        if any(answer is None for answer in answers):
-            self.close()
-            silent = [rank for rank, answer in enumerate(answers) if answer is None]
-            raise AssertionError(f"ranks {silent} gave no answer to {name} in {limit_s} s")
-        done = [answer for answer in answers if answer is not None]
-        for rank, answer in enumerate(done):
-            if "error" in answer:
-                raise RankError(rank, answer)
-        return [answer["value"] for answer in done]
+        """Run `rank_tasks.NAME(**arguments)` on ranks 0 to world_size - 1; their answers in order.
+
+        Raises RankError where a rank raised or gave no answer in `limit_s` seconds.
+        """
+        outcomes = self.outcomes(name, world_size, limit_s=limit_s, **arguments)
+        for outcome in outcomes:
+            if "error" in outcome:
+                raise RankError(outcome)
+        return [outcome["value"] for outcome in sorted(outcomes, key=lambda outcome: outcome["rank"])]
+
+    def outcomes(
+        self, name: str, world_size: int, *, limit_s: float = 240, **arguments: Any
+    ) -> list[dict[str, Any]]:
+        """As `run`, but errors are returned too: {"rank", "value" or "error", …} in the order of their coming."""
+        if self._worker is None or self._worker.poll() is not None:
+            self._worker = _start()
+        assert self._worker.stdin
+        assert self._worker.stdout
+        task = {"name": name, "arguments": arguments, "world_size": world_size, "limit_s": limit_s}
+        self._worker.stdin.write(json.dumps(task | {"port": _free_port()}) + "\n")
+        self._worker.stdin.flush()
+        line = self._worker.stdout.readline()
+        assert line, f"the process that starts ranks ended during {name}"
+        return json.loads(line)
 
     def close(self) -> None:
-        for process in self._ranks:
-            process.kill()
-            process.wait()
-        self._ranks = []
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
+            self._worker = None
 
 
 def _start() -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WANDB_MODE": "offline"}
+    defaults = {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
     return subprocess.Popen(
         [sys.executable, str(WORKER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | defaults,
     )
-
-
-def _read(process: subprocess.Popen[str], answers: list[dict[str, Any] | None], rank: int) -> None:
-    assert process.stdout
-    line = process.stdout.readline()
-    answers[rank] = json.loads(line) if line else None
 
 
 def _free_port() -> int:

@@ -2,43 +2,173 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import trainer.loop
 from configs.check import check_config
+from configs.layout import Layout
 from configs.load import load_config
 from configs.shapes import ModelShape
+from tokenization.sample import TokenizedSample
 from trainer.build import build_run
-from trainer.checkpoint.hf_export import copy_companions, write_weights
-from trainer.data.micro_batch import global_batches
+from trainer.checkpoint import hf_export
+from trainer.data.micro_batch import GlobalBatch, global_batches
+from trainer.data.packing import pack_row
+from trainer.loop import Run, train
+from trainer.model.layers import Parts
+from trainer.model.stack import llama_layers
+from trainer.parallel.cpu import prepare_cpu_host
+from trainer.parallel.grid import current_grid, stop_grid
+from trainer.parallel.stages import balance, layer_costs
 from trainer.step import train_step
+
+Sample = dict[str, Any]
+"""{"tokens": [int], "trained": [bool], "source": index}."""
 
 
 def train_steps(
     config: str, overrides: list[str], steps: int, export: str | None = None
 ) -> list[dict[str, Any]]:
     """Take `steps` steps of a run and return their reports; `export` names a folder for the weights after."""
+    run = _build(config, overrides)
+    reports = _steps(run, global_batches(run.stream, run.parts.config.batch.rows), steps)
+    if export:
+        _export(run, Path(export))
+    return reports
+
+
+def train_rows(
+    config: str, overrides: list[str], batches: list[list[list[Sample]]]
+) -> list[dict[str, Any]]:
+    """A step over each batch of rows of samples. `token_losses`: a list per micro-batch, on the last stage."""
+    run = _build(config, overrides)
+    length, loss = run.parts.config.data.sequence_length, run.parts.loss
+    taken: list[list[float]] = []
+    compute = loss.token_losses
+
+    def observed(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = compute(hidden, targets)
+        taken.append(losses.flatten().tolist())
+        return losses
+
+    loss.token_losses = observed
+    reports: list[dict[str, Any]] = []
+    for batch in batches:
+        rows = tuple(_row(samples, index, length) for index, samples in enumerate(batch))
+        reports += _steps(run, iter([GlobalBatch(rows)]), 1)
+        reports[-1]["token_losses"] = taken.copy()
+        taken.clear()
+    return reports
+
+
+def train_run(config: str, overrides: list[str], fail: dict[str, int] | None = None) -> int:
+    """The whole run with its checkpoints; returns the exit code.
+
+    `fail` {"rank", "step"} has that rank's disk give up while it writes the training state of that step.
+    """
+    run = _build(config, overrides)
+    if fail and run.parts.grid.rank == fail["rank"]:
+        write = trainer.loop.write_training_state
+
+        def failing(*arguments: Any) -> None:
+            if arguments[-1].step == fail["step"]:
+                raise OSError(28, "No space left on device")
+            write(*arguments)
+
+        trainer.loop.write_training_state = failing
+    code = train(run)
+    if run.tracker:
+        run.tracker.close()
+    return code
+
+
+def convert(config: str, overrides: list[str], export: str, max_bytes: int | None = None) -> None:
+    """Read the model into the ranks and write it out again, in files of at most `max_bytes`."""
+    if max_bytes is not None:
+        hf_export.shard_plan = partial(hf_export.shard_plan, max_bytes=max_bytes)
+    _export(_build(config, overrides), Path(export))
+
+
+def stage_parameters(
+    shape: str, sequence_length: int, sizes: list[int], ranks: list[int]
+) -> dict[str, dict[str, list[int]]]:
+    """Name and shape of each parameter that `ranks` of a [tensor, pipeline, data] layout hold.
+
+    Nothing is allocated and nobody else has to be there: fake process groups, and the meta device.
+    """
+    prepare_cpu_host()
+    layout, model = Layout(*sizes, sequence=True), ModelShape.from_folder(shape)
+    bounds = balance(layer_costs(model, sequence_length), layout.pipeline)
+    found: dict[str, dict[str, list[int]]] = {}
+    for rank in ranks:
+        dist.init_process_group("fake", rank=rank, world_size=layout.world_size, store=FakeStore())
+        parallel_state.initialize_model_parallel(
+            layout.tensor, layout.pipeline, create_gloo_process_groups=False
+        )
+        grid = current_grid(layout)
+        layers = llama_layers(Parts(model, grid, torch.bfloat16))
+        with torch.device("meta"):
+            found[str(rank)] = {
+                f"{index}.{name}": list(parameter.shape)
+                for index in range(bounds[grid.stage], bounds[grid.stage + 1])
+                for name, parameter in layers[index].build().named_parameters()
+            }
+        stop_grid()
+    return found
+
+
+def _build(config: str, overrides: Sequence[str]) -> Run:
     settings = load_config(config, overrides)
     shape = ModelShape.from_folder(settings.model.path)
-    run = build_run(settings, check_config(settings, shape, None, None))
-    batches = global_batches(run.stream, settings.batch.rows)
-    reports = []
+    return build_run(settings, check_config(settings, shape, None, None))
+
+
+def _steps(run: Run, batches: Iterator[GlobalBatch], steps: int) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         report, _ = train_step(run.parts, next(batches), step, False)
         reports.append(
-            {"loss": report.loss, "grad_norm": report.grad_norm, "by_source": report.loss_by_source}
+            {
+                "loss": report.loss,
+                "grad_norm": report.grad_norm,
+                "by_source": report.loss_by_source,
+                "targets": report.targets,
+                "seconds": report.step_seconds,
+            }
         )
-    if export:
-        folder = Path(export)
-        parameters = run.parts.engine.parameters()
-        if run.parts.grid.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            copy_companions(Path(settings.model.path), folder, next(iter(parameters.values())).dtype)
-        import torch.distributed as dist
-
-        dist.barrier()
-        write_weights(folder, shape, run.bounds, parameters, run.parts.grid)
-        dist.barrier()
-    if run.tracker:
-        run.tracker.close()
     return reports
+
+
+def _row(samples: Sequence[Sample], index: int, length: int) -> Any:
+    made = [
+        TokenizedSample(
+            source=str(sample["source"]),
+            id=str(i),
+            tokens=np.array(sample["tokens"], np.int32),
+            trained=np.array(sample["trained"], np.bool_),
+            kinds=np.zeros(len(sample["tokens"]), np.uint8),
+            turn_ends=(),
+        )
+        for i, sample in enumerate(samples)
+    ]
+    return pack_row(made, [s["source"] for s in samples], index=index, length=length, pad_id=0)
+
+
+def _export(run: Run, folder: Path) -> None:
+    parameters = run.parts.engine.parameters()
+    if run.parts.grid.is_main:
+        folder.mkdir(parents=True)
+        dtype = next(iter(parameters.values())).dtype
+        hf_export.copy_companions(Path(run.parts.config.model.path), folder, dtype)
+    dist.barrier()
+    hf_export.write_weights(folder, run.parts.shape, run.bounds, parameters, run.parts.grid)
+    dist.barrier()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -27,7 +29,7 @@ def packed_attention(
     """
     grouped = query.shape[1] != key.shape[1]
     outputs = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         # [1, heads, l, d], l the sample's length
         q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
         block = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)

@@ -7,11 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-STATIC_ROPES = ("default", "linear", "llama3", "yarn")
-"""Kinds whose frequencies do not depend on the length seen so far."""
+from configs.shapes import ROPE_TYPES
 
 
 def inverse_frequencies(
@@ -21,16 +18,18 @@ def inverse_frequencies(
 
     `rope` is config.json's rope parameters (`rope_type`, `rope_theta`, …); transformers' own functions
     compute every kind but the plain one, which is theta ** (-2i / head_dim) (Su et al. 2021, section 3.2.2).
-    Raises ValueError for a kind that changes with the length.
+    Raises ValueError for a kind outside ROPE_TYPES.
     """
     kind = str(rope.get("rope_type", "default"))
-    if kind not in STATIC_ROPES:
-        raise ValueError(
-            f"rope type {kind!r} is not supported: use a model with one of {', '.join(STATIC_ROPES)}"
-        )
+    if kind not in ROPE_TYPES:
+        raise ValueError(f"rope type {kind!r} is not supported: use a model with one of {', '.join(ROPE_TYPES)}")
     if kind == "default":
         exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
         return 1.0 / (float(rope["rope_theta"]) ** exponent), 1.0
+    # transformers takes seconds to import, and Llama 2 does without.
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     config = LlamaConfig(head_dim=head_dim, max_position_embeddings=max_positions, rope_parameters=dict(rope))
     return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
 

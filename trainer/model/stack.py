@@ -27,8 +27,8 @@ def _pass_on(embedding: Embedding, hidden: torch.Tensor) -> torch.Tensor:
 
 def head_weight(stages: Stages) -> torch.Tensor | None:
     """The output matrix [vocabulary / tp, h], tied or its own, where this is the last stage; else None."""
-    if stages.stage_id != stages.num_stages - 1:
+    if stages.stage_id != len(stages.bounds) - 2:
         return None
     parameters = dict(stages.named_parameters())
     tied = f"tied_modules.{TIED}.word.weight"
-    return parameters[tied] if tied in parameters else parameters[f"{stages.parts[-1] - 1}.weight"]
+    return parameters[tied] if tied in parameters else parameters[f"{stages.bounds[-1] - 1}.weight"]

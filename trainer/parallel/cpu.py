@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
+from typing import Any
 
 import torch
 
@@ -18,10 +20,10 @@ def prepare_cpu_host() -> None:
     """
     if torch.cuda.is_available():
         return
-    from deepspeed.comm import torch as deepspeed_torch_backend
-
-    torch.cuda.current_device = lambda: torch.device("cpu")  # pyright: ignore[reportAttributeAccessIssue]
-    deepspeed_torch_backend.build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: torch.device("cpu")
+    backend.build_shm_op = lambda: None
     torch.set_num_threads(1)
     if os.environ.get("MASTER_ADDR") in (None, "127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

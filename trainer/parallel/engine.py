@@ -33,12 +33,14 @@ __all__ = ["MOMENTS", "Engine", "LayerSpec", "TiedLayerSpec", "build_engine", "b
 class Stages(PipelineModule):
     """A pipeline whose parts are given instead of guessed from parameter counts."""
 
+    bounds: list[int]
+
     def __init__(self, layers: Sequence[LayerSpec], bounds: Sequence[int], **options: Any) -> None:
-        self._bounds = list(bounds)
+        self.bounds = list(bounds)
         super().__init__(layers=list(layers), **options)
 
     def _partition_layers(self, method: str = "") -> None:
-        self.parts = self._bounds
+        self.parts = self.bounds
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
 
@@ -73,7 +75,7 @@ class Engine:
 
         Returns the global gradient norm before clipping.
         """
-        for group in self._engine.optimizer.param_groups:  # pyright: ignore[reportOptionalMemberAccess]
+        for group in cast(Any, self._engine.optimizer).param_groups:
             group["lr"] = lr
         self._engine.train_batch(iter(micro_batches))
         norm = self._engine.get_global_grad_norm()
@@ -154,7 +156,7 @@ def build_engine(
 
 
 @contextlib.contextmanager
-def _quiet():  # noqa: ANN202
+def _quiet():
     """DeepSpeed prints its topology and layers while it builds; our own lines say what matters."""
     deepspeed_logger.setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

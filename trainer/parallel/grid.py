@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -79,8 +80,8 @@ def current_grid(layout: Layout) -> Grid:
         data_rank=parallel_state.get_data_parallel_rank(),
         stage=parallel_state.get_pipeline_model_parallel_rank(),
         device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
-        tensor_group=parallel_state.get_tensor_model_parallel_group(),
-        data_group=parallel_state.get_data_parallel_group(),
+        tensor_group=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
+        data_group=cast(dist.ProcessGroup, parallel_state.get_data_parallel_group()),
     )
 
 
