@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 LAUNCHERS = ("deepspeed", "agenttune", "torchrun", "torch.distributed", "launch/train.py", "launch.cli")
+"""What stands in the first words of a launcher's command line, after the interpreter."""
 
 
 def launcher_pids() -> list[int]:
@@ -15,12 +16,17 @@ def launcher_pids() -> list[int]:
     found: list[int] = []
     pid = os.getppid()
     while pid > 1:
-        command = _command(pid)
-        if not any(name in command for name in LAUNCHERS):
+        if not is_launcher(_command(pid)):
             break
         found.append(pid)
         pid = _parent(pid)
     return found
+
+
+def is_launcher(command: list[str]) -> bool:
+    """Whether a command line is Python running a launcher; a shell that merely names one is not."""
+    python = bool(command) and Path(command[0]).name.startswith("python")
+    return python and any(name in word for word in command[1:4] for name in LAUNCHERS)
 
 
 def die_with_launcher() -> None:
@@ -46,11 +52,11 @@ def _wait_and_exit(descriptors: list[int]) -> None:
     os._exit(1)
 
 
-def _command(pid: int) -> str:
+def _command(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return ""
+        return []
 
 
 def _parent(pid: int) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from configs.check import check_config, check_files
 from configs.errors import ConfigError
 from configs.layout import Layout
@@ -41,11 +38,3 @@ def check_sources(config: Config) -> None:
         for i in range(min(len(source), FIRST_ROWS)):
             row, where = source.row(i)
             parse_row(row, format=source.format, where=where, default_id=str(i))
-
-
-def accelerators() -> int:
-    """CUDA devices this process may use, 0 on a CPU host."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])

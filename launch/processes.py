@@ -16,7 +16,8 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
-from launch.preflight import accelerators, check_settings, check_sources
+from launch.environment import accelerators, library_environment
+from launch.preflight import check_settings, check_sources
 
 ENTRY = Path(__file__).with_name("train.py")
 PASSED_ON = (0, 2, 3, 75)
@@ -28,7 +29,7 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
     layout = local_layout(config, accelerators())
     check_sources(config)
-    process = subprocess.Popen(_command(layout, path, overrides), env=_environment())
+    process = subprocess.Popen(_command(layout, path, overrides), env=library_environment() | os.environ)
     forward = _Forward(process.pid)
     code = process.wait()
     if code in PASSED_ON:
@@ -57,14 +58,6 @@ def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--log_level=error"]
     size = [f"--num_gpus={layout.world_size}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
     return [*launcher, *size, str(ENTRY), path, *overrides]
-
-
-def _environment() -> dict[str, str]:
-    """Python's own warnings of the libraries stay out of the ranks' output; one thread per rank on a CPU."""
-    defaults = {"PYTHONWARNINGS": "ignore", "DS_ACCELERATOR_LOG": "0", "TOKENIZERS_PARALLELISM": "false"}
-    if accelerators() == 0:
-        defaults |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return defaults | os.environ
 
 
 class _Forward:

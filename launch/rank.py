@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Sequence
 
 from configs.errors import ConfigError
 from configs.load import load_config
 from launch.ancestors import die_with_launcher
+from launch.environment import library_environment
 from launch.preflight import check_settings
 from tokenization.errors import DataError
 
@@ -21,6 +23,9 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
     only if they are still there seconds later; any other error names its rank.
     """
     die_with_launcher()
+    warnings.simplefilter("ignore")
+    for name, value in library_environment().items():
+        os.environ.setdefault(name, value)
     rank = int(os.environ["RANK"])
     try:
         return _train(path, overrides)

@@ -53,11 +53,13 @@ class TargetLoss:
 
         hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, sources [b, s]).
         """
+        head = self._head
+        assert head is not None, "bind_head comes first"
         wanted, sources = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
         places = (wanted != IGNORED).nonzero().flatten()  # [k]
         if len(places) == 0:
-            # All ranks still have to meet in the collectives of the backward pass.
-            return hidden.sum().float() * 0.0
+            # Every parameter still gets its gradient: data ranks reduce the same list of them.
+            return (hidden.sum() + head.sum()).float() * 0.0
         picked = hidden.reshape(-1, 1, hidden.shape[-1]).index_select(0, places)  # [k, 1, h]
         losses = self.token_losses(picked, wanted[places][:, None]).flatten()  # [k]
         self.sums.index_add_(0, sources[places], losses.detach().double())

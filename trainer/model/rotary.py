@@ -22,7 +22,9 @@ def inverse_frequencies(
     """
     kind = str(rope.get("rope_type", "default"))
     if kind not in ROPE_TYPES:
-        raise ValueError(f"rope type {kind!r} is not supported: use a model with one of {', '.join(ROPE_TYPES)}")
+        raise ValueError(
+            f"rope type {kind!r} is not supported: use a model with one of {', '.join(ROPE_TYPES)}"
+        )
     if kind == "default":
         exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
         return 1.0 / (float(rope["rope_theta"]) ** exponent), 1.0
