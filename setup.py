@@ -31,7 +31,7 @@ setup(
         "protobuf>=4",
         "huggingface_hub>=1",
         "omegaconf>=2.4",
-        "wandb>=0.20",
+        "wandb>=0.31",
         "numpy>=2",
         "rich>=13",
         "tqdm>=4.66",

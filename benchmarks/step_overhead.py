@@ -1,7 +1,8 @@
 """What the engine costs over a bare PyTorch loop: the same layers, rows and optimizer in both, one process.
 
-`python benchmarks/step_overhead.py [--pairs 7]` takes steps of both in turn and prints the medians and the
-ratio of each pair; `--record` writes them to benchmarks/results/step_overhead.json.
+`python benchmarks/step_overhead.py [--pairs 7]` takes steps of both in turn and prints medians and the
+ratios of the pairs, by the clock and by processor time (steadier on a shared machine); `--record` writes them to
+benchmarks/results/step_overhead.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -43,10 +45,22 @@ from trainer.optimizer import make_adamw
 from trainer.step import train_step
 
 SHAPE = ModelShape(
-    vocab=1201, hidden=768, intermediate=2048, layers=8, heads=12, kv_heads=4, head_dim=64, max_positions=4096
+    vocab=1201, hidden=512, intermediate=1408, layers=6, heads=8, kv_heads=4, head_dim=64, max_positions=4096
 )
 DEMO = Path(__file__).parents[1] / "configs" / "demo"
 RESULTS = Path(__file__).with_name("results") / "step_overhead.json"
+
+
+class Seconds(NamedTuple):
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.clock - other.clock, self.processor - other.processor)
 
 
 def settings(folder: Path) -> Config:
@@ -82,8 +96,8 @@ def bare_step(
     optimizer.zero_grad()
 
 
-def measure(run: Run, pairs: int) -> Iterator[tuple[float, float]]:
-    """Seconds of a bare step and of an engine's step on the same batch, in turn; the first pair warms up."""
+def measure(run: Run, pairs: int) -> Iterator[tuple[Seconds, Seconds]]:
+    """A bare step and an engine's step on the same batch, in turn; the first pair warms up and is left out."""
     parts = run.parts
     layers = [spec.build() for spec in llama_layers(Parts(SHAPE, parts.grid, torch.float32))]
     for layer, twin in zip(layers, parts.engine.module.forward_funcs, strict=True):
@@ -94,13 +108,13 @@ def measure(run: Run, pairs: int) -> Iterator[tuple[float, float]]:
     for step in range(1, pairs + 2):
         batch = next(batches)
         parts.loss.bind_head(layers[-1].get_parameter("weight"))
-        begun = time.perf_counter()
+        begun = Seconds.now()
         bare_step(layers, run, optimizer, batch)
-        middle = time.perf_counter()
+        middle = Seconds.now()
         parts.loss.bind_head(head)
         train_step(parts, batch, step, False)
         if step > 1:
-            yield middle - begun, time.perf_counter() - middle
+            yield middle - begun, Seconds.now() - middle
 
 
 def write_model(folder: Path) -> None:
@@ -125,17 +139,21 @@ def main() -> None:
         config = settings(folder)
         run = build_run(config, check_config(config, SHAPE, None, 1))
         times = list(measure(run, options.pairs))
-    ratios = sorted(engine / bare for bare, engine in times)
-    result = {
+    result: dict[str, object] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "parameters": SHAPE.parameters(),
         "pairs": len(times),
-        "bare_seconds": statistics.median(bare for bare, _ in times),
-        "engine_seconds": statistics.median(engine for _, engine in times),
-        "ratio_median": statistics.median(ratios),
-        "ratio_min": ratios[0],
-        "ratio_max": ratios[-1],
     }
+    for kind in Seconds._fields:
+        bare, engine = ([getattr(pair[i], kind) for pair in times] for i in (0, 1))
+        ratios = sorted(e / b for b, e in zip(bare, engine, strict=True))
+        result[kind] = {
+            "bare_seconds": round(statistics.median(bare), 3),
+            "engine_seconds": round(statistics.median(engine), 3),
+            "ratio_median": round(statistics.median(ratios), 4),
+            "ratio_min": round(ratios[0], 4),
+            "ratio_max": round(ratios[-1], 4),
+        }
     print(json.dumps(result, indent=2))
     if options.record:
         RESULTS.parent.mkdir(exist_ok=True)

@@ -126,8 +126,9 @@ def random_tensor(name: str, size: tuple[int, ...], seed: int, dtype: torch.dtyp
 
 def _write_weights(folder: Path, shape: ModelShape, seed: int, dtype: str, max_bytes: int) -> None:
     import torch
-    from safetensors.torch import save_file
     from tqdm import tqdm
+
+    from trainer.checkpoint.tensors import save_tensors
 
     files = shards(shape, dtype, max_bytes)
     weight_map: dict[str, str] = {}
@@ -142,7 +143,7 @@ def _write_weights(folder: Path, shape: ModelShape, seed: int, dtype: str, max_b
         for number, sizes in enumerate(files, start=1):
             part = "" if len(files) == 1 else f"-{number:05d}-of-{len(files):05d}"
             file = f"model{part}.safetensors"
-            save_file(dict(drawn(sizes)), folder / file, metadata={"format": "pt"})
+            save_tensors(dict(drawn(sizes)), folder / file)
             weight_map.update(dict.fromkeys(sizes, file))
     if len(files) > 1:
         metadata = {"total_parameters": shape.parameters(), "total_size": total}

@@ -18,6 +18,8 @@ from configs.load import load_config
 from configs.schema import Config
 from launch.environment import accelerators, library_environment
 from launch.preflight import check_settings, check_sources
+from trainer.checkpoint.progress import read_progress
+from trainer.checkpoint.store import resume_folder
 
 ENTRY = Path(__file__).with_name("train.py")
 PASSED_ON = (0, 2, 3, 75)
@@ -29,6 +31,9 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
     layout = local_layout(config, accelerators())
     check_sources(config)
+    folder = resume_folder(config)
+    if folder:
+        read_progress(folder, layout)
     process = subprocess.Popen(_command(layout, path, overrides), env=library_environment() | os.environ)
     forward = _Forward(process.pid)
     code = process.wait()
@@ -55,7 +60,7 @@ def local_layout(config: Config, devices: int) -> Layout:
 
 
 def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--log_level=error"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--log_level=critical"]
     size = [f"--num_gpus={layout.world_size}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
     return [*launcher, *size, str(ENTRY), path, *overrides]
 

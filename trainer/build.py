@@ -14,8 +14,9 @@ from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
 from trainer.checkpoint.hf_import import load_weights
-from trainer.checkpoint.store import find_latest
-from trainer.checkpoint.training_state import Progress, read_progress, read_training_state
+from trainer.checkpoint.progress import Progress, read_progress
+from trainer.checkpoint.store import resume_folder
+from trainer.checkpoint.training_state import read_training_state
 from trainer.data.open import open_stream
 from trainer.data.stream import count_rows
 from trainer.loop import Run
@@ -53,7 +54,7 @@ def build_run(config: Config, layout: Layout) -> Run:
     shape = ModelShape.from_folder(config.model.path)
     stream = open_stream(config)
     folder = resume_folder(config)
-    progress = read_progress(folder) if folder else None
+    progress = read_progress(folder, layout) if folder else None
     if progress:
         stream.restore(progress.cursor)
     steps = count_steps(config)
@@ -62,7 +63,7 @@ def build_run(config: Config, layout: Layout) -> Run:
     weights = folder or Path(config.model.path)
     engine, loss = build_model(config, shape, grid, bounds, table, weights)
     if folder and progress:
-        read_training_state(folder, engine, table, grid, progress)
+        read_training_state(folder, engine, table, grid, progress.step)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, progress, steps) if grid.is_main else None
     if tracker and progress:
@@ -92,18 +93,6 @@ def build_model(
         dtype=dtype,
     )
     return engine, loss
-
-
-def resume_folder(config: Config) -> Path | None:
-    """The checkpoint to go on from, None for a fresh start. Raises ConfigError for a folder that is not there."""
-    resume = config.checkpoint.resume
-    if resume == "never":
-        return None
-    if resume == "auto":
-        return find_latest(Path(config.run.output_dir) / "checkpoints")
-    if not Path(resume).is_dir():
-        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    return Path(resume)
 
 
 def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from configs.load import save_config
 from trainer.checkpoint.hf_export import copy_companions, write_weights
+from trainer.checkpoint.progress import Progress
 from trainer.checkpoint.store import commit, prune
-from trainer.checkpoint.training_state import Progress, write_training_state
+from trainer.checkpoint.training_state import write_training_state
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.stream import RowStream
 from trainer.metrics import Tracker

@@ -63,13 +63,18 @@ def peak_flops(device: torch.device) -> float | None:
 class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
     """tqdm's bar on a terminal; in a log file a line of its own now and then."""
 
+    def __init__(self, *, initial: int, **options: Any) -> None:
+        self._printed = initial
+        super().__init__(initial=initial, **options)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.fp.isatty():
             super().display(msg, pos)
-        elif self.n > self.initial:
+        elif self.n > self._printed:
+            self._printed = self.n
             values = self.format_dict
             left = self.format_interval((self.total - self.n) * values["elapsed"] / (self.n - self.initial))
-            self.fp.write(f"step {self.n}/{self.total}{values['postfix'] or ''}, {left} left\n")
+            self.fp.write(f"step {self.n}/{self.total}, {values['postfix'] or ''}, {left} left\n")
             self.fp.flush()
 
 
@@ -155,7 +160,7 @@ def _start_wandb(folder: Path, config: WandbConfig, settings: Mapping[str, Any],
         import wandb
 
         mode = config.mode
-        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False)):
             mode = "offline"
             print(
                 f"wandb: no API key, so this run is kept offline; `wandb sync {folder}/wandb/offline-run-*` sends it",

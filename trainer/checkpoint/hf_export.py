@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import nn
 
 from configs.shapes import ModelShape
+from trainer.checkpoint.tensors import save_tensors
 from trainer.model.names import Piece, owned_table, row_offsets
 from trainer.parallel.grid import Grid
 
@@ -97,7 +97,7 @@ def write_weights(
             if whole is not None:
                 tensors[name] = whole
         if grid.tensor_rank == 0:
-            save_file(tensors, folder / shard.file, metadata={"format": "pt"})
+            save_tensors(tensors, folder / shard.file)
 
 
 def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid) -> torch.Tensor | None:

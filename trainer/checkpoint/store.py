@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+from configs.errors import ConfigError
+from configs.schema import Config
 
-from trainer.parallel.grid import Grid
+if TYPE_CHECKING:
+    from trainer.parallel.grid import Grid
 
 LATEST = "latest"
 
@@ -26,6 +28,10 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Non
     them leaves the earlier checkpoint in force; it is raised again here on the rank it came from, and as
     OSError naming that rank on the others.
     """
+    # Only ranks commit; finding a checkpoint is also done before there are any, and torch takes seconds.
+    import torch
+    import torch.distributed as dist
+
     final = step_folder(checkpoints, step)
     aside = checkpoints / f".{final.name}.partial"
     if grid.is_main:
@@ -67,7 +73,7 @@ def find_latest(checkpoints: Path) -> Path | None:
     """The newest committed checkpoint, None where there is none.
 
     A missing or empty `latest` beside committed folders is answered by looking at the folders themselves, and
-    a `latest` naming what is not there raises ValueError: a run never starts over silently.
+    a `latest` naming what is not there raises ConfigError: a run never starts over silently.
     """
     folders = sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
     pointer = checkpoints / LATEST
@@ -75,17 +81,32 @@ def find_latest(checkpoints: Path) -> Path | None:
     if not name:
         return folders[-1] if folders else None
     if not (checkpoints / name).is_dir():
-        raise ValueError(
+        raise ConfigError(
             f"{pointer} names {name}, which is not there: write the name of a folder beside it into it, or set "
             "checkpoint.resume=never to start over"
         )
     return checkpoints / name
 
 
+def resume_folder(config: Config) -> Path | None:
+    """The checkpoint to go on from, None for a fresh start. Raises ConfigError for a folder that is not there."""
+    resume = config.checkpoint.resume
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return find_latest(Path(config.run.output_dir) / "checkpoints")
+    if not Path(resume).is_dir():
+        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
+    return Path(resume)
+
+
 def prune(checkpoints: Path, keep: int | None) -> None:
-    """Delete all but the newest `keep` committed checkpoints; None keeps all."""
-    folders = sorted(folder for folder in checkpoints.glob("step-*") if folder.is_dir())
-    for folder in folders[: len(folders) - keep] if keep else []:
+    """Delete all but `keep` committed checkpoints, the one `latest` names and the newest others; None keeps all."""
+    if not keep:
+        return
+    current = find_latest(checkpoints)
+    others = sorted(f for f in checkpoints.glob("step-*") if f.is_dir() and f != current)
+    for folder in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(folder)
 
 

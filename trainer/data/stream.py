@@ -74,6 +74,8 @@ class RowStream(Iterator[PackedRow]):
             "data.sequence_length": config.sequence_length,
             "data.pack_window": config.pack_window,
             "data.too_long": config.too_long,
+            "data.template": config.template,
+            "data.system_prompt": config.system_prompt,
             "data.sources": [
                 [s.name, len(s), str(share)] for s, share in zip(sources, self._shares, strict=True)
             ],

@@ -146,6 +146,7 @@ def build_engine(
         # gradients when the backward pass reaches the layers' output, after the head's was computed.
         "bf16": {"enabled": dtype is torch.bfloat16, "immediate_grad_update": True},
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",  # of gradients between data ranks
         # Whole tensors travel between stages: the positions beside the hidden states are integers.
         "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "use_reentrant": False},
         "timers": {"throughput": {"enabled": False, "synchronized": False}},
