@@ -16,6 +16,7 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
+from configs.shapes import ModelShape
 from launch.environment import accelerators, library_environment
 from launch.preflight import check_settings, check_sources
 from trainer.checkpoint.progress import read_progress
@@ -34,6 +35,7 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     folder = resume_folder(config)
     if folder:
         read_progress(folder, layout)
+    print(_announcement(config, layout), file=sys.stderr)
     process = subprocess.Popen(_command(layout, path, overrides), env=library_environment() | os.environ)
     forward = _Forward(process.pid)
     code = process.wait()
@@ -57,6 +59,16 @@ def local_layout(config: Config, devices: int) -> Layout:
             f"processes for {devices} devices: make the product at most {devices}"
         )
     return layout
+
+
+def _announcement(config: Config, layout: Layout) -> str:
+    parameters = ModelShape.from_folder(config.model.path).parameters()
+    sources = ", ".join(source.name for source in config.data.sources)
+    return (
+        f"{config.model.path} ({parameters:,} parameters, {config.model.dtype}) on {sources}: starting "
+        f"{layout.world_size} ranks, tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
+        f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step"
+    )
 
 
 def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:

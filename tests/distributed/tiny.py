@@ -47,7 +47,7 @@ def write_model(
     return folder
 
 
-def write_config(file: Path, model: Path, **sections: dict[str, Any]) -> Path:
+def write_config(file: Path, model: Path, /, **sections: dict[str, Any]) -> Path:
     """A YAML config that trains `model` on the demo data; `sections` change its settings."""
     settings = {
         "run": {"output_dir": str(file.with_suffix(""))},
@@ -92,3 +92,13 @@ def write_real_model(folder: Path, tokenizer: Path) -> Path:
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a Hugging Face folder; a name in two files is an error."""
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        held = load_file(file)
+        assert not weights.keys() & held.keys(), f"{file} repeats tensors"
+        weights |= held
+    return weights
