@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -25,6 +28,10 @@ from trainer.checkpoint.store import resume_folder
 ENTRY = Path(__file__).with_name("train.py")
 PASSED_ON = (0, 2, 3, 75)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
+REQUEUE = 75
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
+"""The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
 
 
 def run_processes(path: str, overrides: Sequence[str]) -> int:
@@ -36,13 +43,18 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     if folder:
         read_progress(folder, layout)
     print(_announcement(config, layout), file=sys.stderr)
-    process = subprocess.Popen(_command(layout, path, overrides), env=library_environment() | os.environ)
-    forward = _Forward(process.pid)
+    # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
+    # alone, and is handed on as it should be.
+    environment = library_environment() | os.environ
+    process = subprocess.Popen(_command(layout, path, overrides), env=environment, start_new_session=True)
+    forward = _Forward(process)
     code = process.wait()
     if code in PASSED_ON:
         return code
     if forward.interrupted:
         return 130
+    if forward.too_early or (forward.stopped and code in UNHEARD):
+        return REQUEUE  # stopped before the first step: nothing to save, nothing lost
     print(f"agenttune: training ended with a failed rank (exit code {code})", file=sys.stderr)
     return 1
 
@@ -72,31 +84,53 @@ def _announcement(config: Config, layout: Layout) -> str:
 
 
 def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank", "--log_level=critical"]
-    size = [f"--num_gpus={layout.world_size}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
-    return [*launcher, *size, str(ENTRY), path, *overrides]
+    """DeepSpeed's launcher of one machine's ranks.
+
+    Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
+    the first devices whatever CUDA_VISIBLE_DEVICES says.
+    """
+    visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    devices = visible[: layout.world_size] if visible and accelerators() else list(range(layout.world_size))
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "--log_level=critical"]
+    place = [f"--world_info={world}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
+    return [*launcher, *place, str(ENTRY), path, *overrides]
 
 
 class _Forward:
-    """Hands SIGTERM and SIGUSR1 to the ranks, past the launcher, which would kill them instead of waiting."""
+    """Hands SIGTERM and SIGUSR1 to the ranks, past the launcher, which would end them after 30 seconds."""
 
-    def __init__(self, launcher: int) -> None:
+    def __init__(self, launcher: subprocess.Popen[bytes]) -> None:
         self.interrupted = False
+        self.stopped = False
+        self.too_early = False
+        """Told to stop before there was any rank."""
         self._launcher = launcher
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in STOPS:
             signal.signal(number, self._pass_on)
-        signal.signal(signal.SIGINT, self._interrupt)  # the terminal sends it to the ranks itself
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def _pass_on(self, number: int, frame: object) -> None:
-        for process in psutil.Process(self._launcher).children(recursive=True):
-            try:
-                if "RANK" in process.environ() and str(ENTRY) in process.cmdline():
-                    process.send_signal(number)
-            except psutil.Error:
-                continue
+        self.stopped = True
+        ranks = self._ranks()
+        for rank in ranks:
+            with contextlib.suppress(psutil.Error):
+                rank.send_signal(number)
+        if not ranks:
+            self.too_early = True
+            self._launcher.terminate()
 
     def _interrupt(self, number: int, frame: object) -> None:
         self.interrupted = True
+        self._launcher.send_signal(number)
+
+    def _ranks(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in psutil.Process(self._launcher.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "RANK" in process.environ() and str(ENTRY) in process.cmdline():
+                    found.append(process)
+        return found
 
 
 def _free_port() -> int:

@@ -1,0 +1,296 @@
+"""Whole runs as users start them: what they write, how they stop and go on, and what is left when one is killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from configs.load import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "configs" / "demo"
+ENTRY = ROOT / "launch" / "train.py"
+AGENTTUNE = [sys.executable, "-m", "launch.cli"]
+STEPS = 12
+LIMIT_S = 300
+MARK = "AGENTTUNE_TEST_RUN"
+CONFIG = f"""
+run: {{output_dir: whole, seed: 1}}
+model: {{path: model, dtype: float32}}
+parallel: {{tensor: 2, pipeline: 2, data: 1}}
+data:
+  sequence_length: 256
+  pack_window: 16
+  eta: 0.5
+  sources:
+    - {{name: agent, path: {DEMO}/agent.jsonl, role: agent}}
+    - {{name: general, path: {DEMO}/general.jsonl, role: general}}
+batch: {{rows: 4}}
+train: {{steps: {STEPS}}}
+optimizer: {{lr: 3.0e-3}}
+checkpoint: {{every: 8}}
+wandb: {{mode: disabled}}
+"""
+KEYS = [
+    *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
+    *("step_seconds", "tokens_per_second", "mfu"),
+]
+MEASURED = ("step_seconds", "tokens_per_second")
+
+
+@dataclass
+class Folder:
+    """Runs in one directory. Every process of theirs, whoever its parent is by then, carries the mark."""
+
+    path: Path
+    mark: str = field(default_factory=lambda: uuid4().hex)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment |= {MARK: self.mark, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        output = (self.path / "output.txt").open("w")
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # a process group of its own, as a shell or a batch system gives it
+        )
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """Exit code, and all that was printed."""
+        code = self.start(*command).wait(LIMIT_S)
+        return code, self.output()
+
+    def output(self) -> str:
+        return (self.path / "output.txt").read_text()
+
+    def metrics(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / run / "metrics.jsonl").read_text().splitlines()]
+
+    def wait_for_steps(self, run: str, steps: int, process: subprocess.Popen[str]) -> None:
+        file = self.path / run / "metrics.jsonl"
+        deadline = time.monotonic() + LIMIT_S
+        while not file.is_file() or file.read_bytes().count(b"\n") < steps:
+            assert process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
+    def processes(self, ranks_only: bool = False) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if environment.get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found += [process] if "RANK" in environment or not ranks_only else []
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = Folder(tmp_path_factory.mktemp("launch"))
+    (folder.path / "config.yaml").write_text(CONFIG)
+    made = [*AGENTTUNE, "init-model", "model", "--shape", "tiny", "--tokenizer", str(DEMO / "tokenizer")]
+    code, output = folder.run(*made)
+    assert code == 0, output
+    yield folder
+    kill_all(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(folder: Folder) -> Iterator[None]:
+    yield
+    kill_all(folder)
+
+
+def kill_all(folder: Folder) -> None:
+    for process in folder.processes():
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Folder) -> Path:
+    """An uninterrupted run on two tensor ranks x two stages."""
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", "wandb.mode=offline")
+    assert code == 0, output
+    return folder.path / "whole"
+
+
+def test_run_writes_its_files(folder: Folder, whole: Path) -> None:
+    assert load_config(whole / "config.yaml") == load_config(
+        folder.path / "config.yaml", ["wandb.mode=offline"]
+    )
+    reports = folder.metrics("whole")
+    assert [report["step"] for report in reports] == list(range(1, STEPS + 1))
+    for report in reports:
+        assert list(report) == KEYS
+        assert list(report["loss_by_source"]) == ["agent", "general"]
+        assert report["mfu"] is None
+        assert report["rows"] == 4
+        assert 0 < report["targets"] < report["tokens"] <= 4 * 256
+        assert report["fill"] == report["tokens"] / (4 * 256)
+        assert math.isclose(report["tokens_per_second"], report["tokens"] / report["step_seconds"])
+    assert reports[-1]["loss"] < reports[0]["loss"]
+    text = (whole / "metrics.jsonl").read_text()
+    assert max(len(digits) for digits in re.findall(r'"loss": \d+\.(\d+)', text)) >= 14  # nothing is rounded
+    checkpoints = whole / "checkpoints"
+    assert sorted(file.name for file in checkpoints.iterdir()) == ["latest", "step-00000008", "step-00000012"]
+    assert (checkpoints / "latest").read_text().strip() == "step-00000012"
+    assert list((whole / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_transformers_loads_the_checkpoint(folder: Folder, whole: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    checkpoint = whole / "checkpoints" / "step-00000012"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    trained: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
+    begun: Any = AutoModelForCausalLM.from_pretrained(folder.path / "model")
+    begun_state = begun.state_dict()
+    for name, weight in trained.state_dict().items():
+        assert weight.dtype is torch.float32
+        assert not torch.equal(weight, begun_state[name]), f"{name} was not trained"
+    prompt = tokenizer("[INST] Hi there. [/INST]", return_tensors="pt")
+    generated = trained.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert generated.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path) -> None:
+    command = [*AGENTTUNE, "train", "config.yaml", "run.output_dir=stopped"]
+    process = folder.start(*command)
+    folder.wait_for_steps("stopped", 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 75, folder.output()
+    done = len(folder.metrics("stopped"))
+    assert 2 <= done < STEPS
+    latest = folder.path / "stopped" / "checkpoints" / "latest"
+    assert latest.read_text().strip() == f"step-{done:08d}"
+    code, output = folder.run(*command)
+    assert code == 0, output
+    assert unmeasured(folder.metrics("stopped")) == unmeasured(folder.metrics("whole"))
+
+
+def test_signal_to_the_whole_group_saves(folder: Folder) -> None:
+    """Batch systems and `timeout` signal every process of a job, the launcher too."""
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("group"))
+    folder.wait_for_steps("group", 2, process)
+    os.killpg(process.pid, signal.SIGUSR1)
+    assert process.wait(LIMIT_S) == 75, folder.output()
+    latest = folder.path / "group" / "checkpoints" / "latest"
+    assert latest.read_text().strip() == f"step-{len(folder.metrics('group')):08d}"
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_stop_before_the_first_step(folder: Folder, ranks: int) -> None:
+    """While the launcher (ranks 0) or the ranks still import: nothing to save, but the run is to be started again."""
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("early"))
+    deadline = time.monotonic() + LIMIT_S
+    while len(folder.processes()) < 2 or len(folder.processes(ranks_only=True)) < ranks:
+        assert time.monotonic() < deadline, folder.output()
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 75, folder.output()
+    assert not (folder.path / "early" / "checkpoints").exists()
+
+
+def test_every_launcher_runs_the_same_ranks(folder: Folder, whole: Path) -> None:
+    binaries = Path(sys.executable).parent
+    launchers = {
+        "deepspeed": [str(binaries / "deepspeed"), "--num_gpus", "2"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"],
+    }
+    common = ["config.yaml", "parallel.pipeline=1", "train.steps=3", "optimizer.schedule=constant"]
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for name, launcher in launchers.items():
+        code, output = folder.run(*launcher, str(ENTRY), *common, f"run.output_dir={name}")
+        assert code == 0, output
+        reports[name] = folder.metrics(name)
+    assert unmeasured(reports["deepspeed"]) == unmeasured(reports["torchrun"])
+    first, first_of_four = reports["deepspeed"][0], folder.metrics("whole")[0]
+    assert math.isclose(first["loss"], first_of_four["loss"], rel_tol=1e-5)
+
+    code, output = folder.run(*AGENTTUNE, "train", *common, "run.output_dir=deepspeed")
+    assert code == 0, output
+    assert "nothing to do: 3 of 3 steps are done" in output
+    assert folder.metrics("deepspeed") == reports["deepspeed"]
+
+
+def agenttune_itself(processes: list[psutil.Process]) -> psutil.Process:
+    (found,) = (process for process in processes if "launch.cli" in process.cmdline())
+    return found
+
+
+def deepspeed_launcher(processes: list[psutil.Process]) -> psutil.Process:
+    """The one that starts the ranks."""
+    return [process for process in processes if "deepspeed.launcher" in " ".join(process.cmdline())][-1]
+
+
+def last_rank(processes: list[psutil.Process]) -> psutil.Process:
+    (found,) = (process for process in processes if process.environ().get("RANK") == "1")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("victim", "code"),
+    [(agenttune_itself, -signal.SIGKILL), (deepspeed_launcher, 1), (last_rank, 1)],
+)
+def test_killed_process_takes_all_with_it(
+    folder: Folder, victim: Callable[[list[psutil.Process]], psutil.Process], code: int
+) -> None:
+    run = victim.__name__
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless(run))
+    folder.wait_for_steps(run, 1, process)
+    assert len(folder.processes(ranks_only=True)) == 2
+    victim(sorted(folder.processes(), key=lambda p: p.create_time())).kill()
+    deadline = time.monotonic() + 5
+    while folder.processes(ranks_only=True):
+        assert time.monotonic() < deadline, "a rank outlived its launcher by 5 s"
+        time.sleep(0.1)
+    assert process.wait(LIMIT_S) == code, folder.output()
+    _, alive = psutil.wait_procs(folder.processes(), timeout=10)
+    assert not alive
+
+
+def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
+    good = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    rows = [good] * 1200
+    rows[1100] = {"conversations": good["conversations"][1:]}
+    (folder.path / "deep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changed = ["data.sources.0.path=deep.jsonl", "data.eta=1", "data.pack_window=1300", "run.output_dir=deep"]
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", "parallel.pipeline=1", *changed)
+    assert code == 3, output
+    assert output.count("deep.jsonl:1101") == 1
+    assert "agenttune: deep.jsonl:1101: message 1 is the assistant's" in output
+    assert "Traceback" not in output
+    assert folder.metrics("deep") == []
+
+
+def endless(run: str) -> list[str]:
+    """Overrides for a run of two tensor ranks that does not end by itself."""
+    return ["parallel.pipeline=1", "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
+
+
+def unmeasured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the times, which no two runs share."""
+    return [{key: value for key, value in report.items() if key not in MEASURED} for report in reports]
