@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 
@@ -22,10 +21,10 @@ from configs.schema import Config
 from configs.shapes import ModelShape
 from launch.environment import accelerators, library_environment
 from launch.preflight import check_settings, check_sources
+from launch.ranks import ENTRY, Ranks
 from trainer.checkpoint.progress import read_progress
 from trainer.checkpoint.store import resume_folder
 
-ENTRY = Path(__file__).with_name("train.py")
 PASSED_ON = (0, 2, 3, 75)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
 REQUEUE = 75
@@ -47,7 +46,8 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     # alone, and is handed on as it should be.
     environment = library_environment() | os.environ
     process = subprocess.Popen(_command(layout, path, overrides), env=environment, start_new_session=True)
-    forward = _Forward(process)
+    ranks = Ranks(process, layout.world_size)
+    forward = _Forward(process, ranks)
     code = process.wait()
     if code in PASSED_ON:
         return code
@@ -55,7 +55,8 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
         return 130
     if forward.too_early or (forward.stopped and code in UNHEARD):
         return REQUEUE  # stopped before the first step: nothing to save, nothing lost
-    print(f"agenttune: training ended with a failed rank (exit code {code})", file=sys.stderr)
+    guilty = "a rank" if ranks.first_ended is None else f"rank {ranks.first_ended}"
+    print(f"agenttune: {guilty} failed or was killed first, and ended the training", file=sys.stderr)
     return 1
 
 
@@ -100,20 +101,21 @@ def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
 class _Forward:
     """Hands SIGTERM and SIGUSR1 to the ranks, past the launcher, which would end them after 30 seconds."""
 
-    def __init__(self, launcher: subprocess.Popen[bytes]) -> None:
+    def __init__(self, launcher: subprocess.Popen[bytes], ranks: Ranks) -> None:
         self.interrupted = False
         self.stopped = False
         self.too_early = False
         """Told to stop before there was any rank."""
         self._launcher = launcher
+        self._ranks = ranks
         for number in STOPS:
             signal.signal(number, self._pass_on)
         signal.signal(signal.SIGINT, self._interrupt)
 
     def _pass_on(self, number: int, frame: object) -> None:
         self.stopped = True
-        ranks = self._ranks()
-        for rank in ranks:
+        ranks = self._ranks.alive()
+        for rank in ranks.values():
             with contextlib.suppress(psutil.Error):
                 rank.send_signal(number)
         if not ranks:
@@ -123,14 +125,6 @@ class _Forward:
     def _interrupt(self, number: int, frame: object) -> None:
         self.interrupted = True
         self._launcher.send_signal(number)
-
-    def _ranks(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for process in psutil.Process(self._launcher.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "RANK" in process.environ() and str(ENTRY) in process.cmdline():
-                    found.append(process)
-        return found
 
 
 def _free_port() -> int:

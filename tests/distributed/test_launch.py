@@ -268,6 +268,8 @@ def test_killed_process_takes_all_with_it(
         assert time.monotonic() < deadline, "a rank outlived its launcher by 5 s"
         time.sleep(0.1)
     assert process.wait(LIMIT_S) == code, folder.output()
+    if victim is last_rank:
+        assert "agenttune: rank 1 failed or was killed first" in folder.output()
     _, alive = psutil.wait_procs(folder.processes(), timeout=10)
     assert not alive
 
