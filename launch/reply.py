@@ -27,7 +27,9 @@ def reply(folder: Path, messages: list[str], max_tokens: int = 96) -> str:
     """The model's greedy answer in Llama 2's chat format, up to its end-of-sequence token."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
 
