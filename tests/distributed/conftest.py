@@ -8,8 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rank_pool import RankPool  # noqa: E402
-from tiny import write_model  # noqa: E402
+from rank_pool import RankPool
+from tiny import write_model
 
 
 @pytest.fixture(scope="session")

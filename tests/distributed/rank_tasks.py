@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,9 +47,7 @@ def train_steps(
     return reports
 
 
-def train_rows(
-    config: str, overrides: list[str], batches: list[list[list[Sample]]]
-) -> list[dict[str, Any]]:
+def train_rows(config: str, overrides: list[str], batches: list[list[list[Sample]]]) -> list[dict[str, Any]]:
     """A step over each batch of rows of samples. `token_losses`: a list per micro-batch, on the last stage."""
     run = _build(config, overrides)
     length, loss = run.parts.config.data.sequence_length, run.parts.loss
@@ -70,21 +69,26 @@ def train_rows(
     return reports
 
 
-def train_run(config: str, overrides: list[str], fail: dict[str, int] | None = None) -> int:
+def train_run(config: str, overrides: list[str], full_disk: dict[str, int] | None = None) -> int:
     """The whole run with its checkpoints; returns the exit code.
 
-    `fail` {"rank", "step"} has that rank's disk give up while it writes the training state of that step.
+    `full_disk` {"rank", "step", "bytes"}: that rank can write no file beyond so many bytes while it saves that
+    step. The operating system refuses, so whatever library writes meets its own kind of error.
     """
     run = _build(config, overrides)
-    if fail and run.parts.grid.rank == fail["rank"]:
-        write = trainer.loop.write_training_state
+    if full_disk and run.parts.grid.rank == full_disk["rank"]:
+        commit = trainer.loop.commit
 
-        def failing(*arguments: Any) -> None:
-            if arguments[-1].step == fail["step"]:
-                raise OSError(28, "No space left on device")
-            write(*arguments)
+        def limited(checkpoints: Path, step: int, *rest: Any) -> Path:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if step == full_disk["step"]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (full_disk["bytes"], before[1]))
+            try:
+                return commit(checkpoints, step, *rest)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-        trainer.loop.write_training_state = failing
+        trainer.loop.commit = limited
     code = train(run)
     if run.tracker:
         run.tracker.close()

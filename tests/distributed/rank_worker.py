@@ -53,7 +53,9 @@ def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
         if pid:
             rank, answer = running.pop(pid)
             answer.seek(0)
-            outcome = json.loads(answer.read() or '{"error": "Silence", "message": "", "traceback": "no answer"}')
+            outcome = json.loads(
+                answer.read() or '{"error": "Silence", "message": "", "traceback": "no answer"}'
+            )
             outcomes.append({"rank": rank} | outcome)
             if "error" in outcome:
                 deadline = min(deadline, time.monotonic() + GRACE_S)

@@ -41,7 +41,7 @@ def write_model(
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)  # at 1 a norm's weight could go missing unseen
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    model.type(dtype).save_pretrained(folder, max_shard_size=shard)
     for file in tokenizer.iterdir():
         shutil.copyfile(file, folder / file.name)
     return folder
@@ -87,7 +87,9 @@ def write_real_model(folder: Path, tokenizer: Path) -> Path:
     init_model(folder, "tiny", tokenizer, 0, "float32", 5_000_000_000)
     generator = torch.Generator().manual_seed(1)
     weights = {
-        name: torch.empty_like(weight).uniform_(0.5, 1.5, generator=generator) if weight.ndim == 1 else 4 * weight
+        name: torch.empty_like(weight).uniform_(0.5, 1.5, generator=generator)
+        if weight.ndim == 1
+        else 4 * weight
         for name, weight in load_file(folder / "model.safetensors").items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -101,8 +101,15 @@ def test_a_rank_has_whole_heads(case: tuple[ModelShape, list[int], int]) -> None
 
 def test_names_and_shapes_are_those_of_transformers() -> None:
     for tied in (False, True):
-        sizes = {"vocab_size": 33, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2}
-        config = LlamaConfig(**sizes, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=tied)
+        config = LlamaConfig(
+            vocab_size=33,
+            hidden_size=24,
+            intermediate_size=20,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            tie_word_embeddings=tied,
+        )
         shape = ModelShape(33, 24, 20, 2, 6, 2, 4, 2048, tied=tied)
         theirs = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
         pieces = [piece for pieces in owned_table(shape, [0, 5], 0).values() for piece in pieces]

@@ -75,11 +75,12 @@ def test_costs_are_those_torch_counts() -> None:
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=256,
-        attn_implementation="eager",  # full squares: twice what causal attention has to do
     )
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # full squares: twice what causal attention has to do
     length = 256
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        LlamaForCausalLM(config)(input_ids=torch.zeros(1, length, dtype=torch.long))
+        model(input_ids=torch.zeros(1, length, dtype=torch.long))
     _, *decoders, _, head = layer_costs(shape, length)
     squares = 2.0 * length * shape.heads * shape.head_dim * shape.layers
     expected = (sum(decoders) + head + squares) * length

@@ -1,0 +1,160 @@
+"""A run that was interrupted and resumed is bit by bit the run that was not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rank_pool import RankError, RankPool
+from safetensors.torch import load_file
+from tiny import layout, write_config
+
+STEPS = 6
+FAR = {"optimizer": {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}, "train": {"steps": STEPS}}
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key not in ("step_seconds", "tokens_per_second", "mfu")}
+        for line in lines
+    ]
+
+
+def assert_same_tensors(ours: Path, theirs: Path) -> None:
+    """All safetensors files below two folders hold the same tensors, bit by bit."""
+    files = sorted(file.relative_to(theirs) for file in theirs.rglob("*.safetensors"))
+    assert files == sorted(file.relative_to(ours) for file in ours.rglob("*.safetensors"))
+    assert any("training_state" in file.parts for file in files)
+    for file in files:
+        these, those = load_file(ours / file), load_file(theirs / file)
+        assert these.keys() == those.keys()
+        for name, tensor in those.items():
+            assert torch.equal(these[name].view(torch.uint8), tensor.view(torch.uint8)), f"{file}: {name}"
+
+
+LAYOUTS = {"TP2 PP2 sequence": (layout(2, 2, sequence=True), 4), "DP2": (layout(1, 1, 2), 2)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path, tmp_path: Path) -> None:
+    """The checkpoint of step 6 is lost, as if the run had been killed before it; the run starts again."""
+    config = write_config(tmp_path / "run.yaml", model, model={"dtype": dtype}, **FAR)
+    overrides, processes = LAYOUTS[name]
+
+    def start(folder: str, every: str) -> Path:
+        run = tmp_path / folder
+        settings = [*overrides, f"run.output_dir={run}", f"checkpoint.every={every}"]
+        assert set(ranks.run("train_run", processes, config=str(config), overrides=settings)) == {0}
+        return run
+
+    straight, broken = start("straight", "null"), start("broken", "3")
+    checkpoints = broken / "checkpoints"
+    shutil.rmtree(checkpoints / "step-00000006")
+    (checkpoints / "latest").unlink()
+
+    start("broken", "3")
+    assert measured(broken) == measured(straight)
+    assert [line["step"] for line in measured(broken)] == [1, 2, 3, 4, 5, 6]
+    assert len({line["loss"] for line in measured(straight)}) == STEPS
+    assert (checkpoints / "latest").read_text().strip() == "step-00000006"
+    assert_same_tensors(checkpoints / "step-00000006", straight / "checkpoints/step-00000006")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rank", "bytes"),
+    [
+        (layout(2, 2), 2, 1_000),
+        (layout(2, 2), 3, 1_000),
+        (layout(1, 1, 2), 0, 1_000),
+        (layout(1, 1, 2), 0, 1_500_000),
+        (layout(2, 1, 2), 1, 1_000),
+    ],
+    ids=[
+        "stage's weights",
+        "tensor rank 1's state",
+        "weights, DP2",
+        "state, DP2",
+        "tensor rank 1's state, DP2",
+    ],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_in_force(
+    overrides: list[str], rank: int, bytes: int, ranks: RankPool, model: Path, tmp_path: Path
+) -> None:
+    """No rank hangs, all of them fail, and those that could write name the one that could not."""
+    config = write_config(tmp_path / "run.yaml", model, train={"steps": 2}, checkpoint={"every": 1})
+    processes = prod(int(override.partition("=")[2]) for override in overrides[:3])
+    full_disk = {"rank": rank, "step": 2, "bytes": bytes}
+    outcomes = ranks.outcomes(
+        "train_run", processes, config=str(config), overrides=overrides, full_disk=full_disk, limit_s=60
+    )
+    messages = {outcome["rank"]: outcome.get("message", "no error") for outcome in outcomes}
+    assert "File too large" in messages.pop(rank)
+    assert all(f"rank {rank} could not write" in message for message in messages.values()), messages
+    checkpoints = tmp_path / "run/checkpoints"
+    assert (checkpoints / "latest").read_text().strip() == "step-00000001"
+    assert [folder.name for folder in checkpoints.glob("step-*")] == ["step-00000001"]
+    assert set(ranks.run("train_run", processes, config=str(config), overrides=overrides)) == {0}
+    assert (checkpoints / "latest").read_text().strip() == "step-00000002"
+
+
+@pytest.fixture(scope="module")
+def finished(ranks: RankPool, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config whose run has taken 2 of 2 steps as TP2 PP1, with a checkpoint of each."""
+    config = write_config(tmp_path_factory.mktemp("finished") / "run.yaml", model, train={"steps": 2})
+    settings = [*layout(2), "checkpoint.every=1"]
+    ranks.run("train_run", 2, config=str(config), overrides=settings)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("size", "named"), [((1, 2), "tensor 1 x pipeline 2"), ((1, 1), "tensor 1 x pipeline 1")]
+)
+def test_another_layout_is_refused(
+    size: tuple[int, int], named: str, ranks: RankPool, finished: Path
+) -> None:
+    outcomes = ranks.outcomes(
+        "train_run", size[0] * size[1], config=str(finished), overrides=[*layout(*size), "train.steps=3"]
+    )
+    for outcome in outcomes:
+        assert "tensor 2 x pipeline 1" in outcome["message"]
+        assert named in outcome["message"]
+        assert "checkpoint.resume=never" in outcome["message"]
+        assert "\n" not in outcome["message"]
+        assert outcome["error"] == "ConfigError"
+
+
+def test_more_data_ranks_are_welcome(ranks: RankPool, finished: Path, tmp_path: Path) -> None:
+    """ZeRO's partitions are not what is saved, so the number of copies may change."""
+    curves: list[list[dict[str, Any]]] = []
+    for data in (1, 2):
+        run = tmp_path / str(data)
+        settings = [*layout(2, 1, data), "train.steps=4", f"run.output_dir={run}"]
+        settings.append(f"checkpoint.resume={finished.with_suffix('')}/checkpoints/step-00000001")
+        ranks.run("train_run", 2 * data, config=str(finished), overrides=settings)
+        curves.append(measured(run))
+    assert [line["step"] for line in curves[0]] == [2, 3, 4]
+    for one, two in zip(*curves, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-5)
+
+
+def test_a_named_folder_that_is_missing(ranks: RankPool, finished: Path) -> None:
+    settings = [*layout(), "checkpoint.resume=nowhere/step-00000009"]
+    with pytest.raises(RankError, match=r"nowhere/step-00000009: no such folder") as caught:
+        ranks.run("train_run", 1, config=str(finished), overrides=settings)
+    assert caught.value.kind == "ConfigError"
+
+
+def test_never_starts_over(ranks: RankPool, finished: Path, tmp_path: Path) -> None:
+    settings = [*layout(2), "checkpoint.resume=never", "train.steps=1", f"run.output_dir={tmp_path / 'over'}"]
+    ranks.run("train_run", 2, config=str(finished), overrides=settings)
+    ranks.run("train_run", 2, config=str(finished), overrides=settings)
+    assert [line["step"] for line in measured(tmp_path / "over")] == [1]
