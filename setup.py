@@ -31,6 +31,7 @@ setup(
         "protobuf>=4",
         "huggingface_hub>=1",
         "omegaconf>=2.4",
+        "psutil>=5.9",
         "wandb>=0.31",
         "numpy>=2",
         "rich>=13",
