@@ -32,9 +32,9 @@ setup(
         "huggingface_hub>=1",
         "omegaconf>=2.4",
         "psutil>=5.9",
+        "pyyaml>=6",
         "wandb>=0.31",
         "numpy>=2",
-        "rich>=13",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -107,7 +107,8 @@ def check_files(config: Config) -> None:
             raise ConfigError(
                 f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
             )
-        if not any(Path(match).is_file() for match in glob(source.path, recursive=True)):
+        matches = [source.path, *glob(source.path, recursive=True)]  # a name may itself hold [ or *
+        if not any(Path(match).is_file() for match in matches):
             raise ConfigError(
                 f"{key}.path={source.path}: 0 files match, at least 1 needed; "
                 "correct the path, which is read from the working directory"

@@ -98,7 +98,7 @@ class OptimizerConfig:
     warmup_ratio: float = 0.02
     schedule: Literal["cosine", "constant"] = "cosine"
     min_lr_ratio: float = 0.0
-    """Learning rate at the last step, as a share of lr."""
+    """What the cosine falls towards, as a share of lr; it would be reached one step after the last."""
 
 
 @dataclass(frozen=True)

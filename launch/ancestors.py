@@ -29,6 +29,10 @@ def is_launcher(command: list[str]) -> bool:
     return python and any(name in word for word in command[1:4] for name in LAUNCHERS)
 
 
+LAUNCHER_VARIABLE = "AGENTTUNE_LAUNCHER_PID"
+"""Set by `agenttune train`: a rank that does not find this process above itself was orphaned while it started."""
+
+
 def die_with_launcher() -> None:
     """End this process as soon as any of its launchers ends; a thread waits on them without polling.
 
@@ -37,8 +41,12 @@ def die_with_launcher() -> None:
     """
     if not hasattr(os, "pidfd_open"):
         return
+    pids = launcher_pids()
+    started_by = os.environ.get(LAUNCHER_VARIABLE)
+    if started_by and int(started_by) not in pids:
+        os._exit(1)
     descriptors: list[int] = []
-    for pid in launcher_pids():
+    for pid in pids:
         try:
             descriptors.append(os.pidfd_open(pid))
         except ProcessLookupError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from configs.check import check_config, check_files
 from configs.errors import ConfigError
 from configs.layout import Layout
@@ -25,6 +28,19 @@ def check_settings(config: Config, processes: int | None) -> Layout:
     except ValueError as error:
         raise ConfigError(f"model.path={config.model.path}: {error}") from error
     return check_config(config, shape, vocabulary, processes)
+
+
+def check_output(config: Config) -> None:
+    """The run's folder can be made and written to. Raises ConfigError."""
+    folder = Path(config.run.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"run.output_dir={folder}: cannot be written ({error.strerror}); name another folder or mend its rights"
+        ) from error
 
 
 def check_sources(config: Config) -> None:

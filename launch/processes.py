@@ -14,20 +14,20 @@ from collections.abc import Sequence
 
 import psutil
 
-from configs.errors import ConfigError
+from configs.errors import REQUEUE, ConfigError
 from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
 from configs.shapes import ModelShape
+from launch.ancestors import LAUNCHER_VARIABLE
 from launch.environment import accelerators, library_environment
-from launch.preflight import check_settings, check_sources
+from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
 from trainer.checkpoint.progress import read_progress
 from trainer.checkpoint.store import resume_folder
 
-PASSED_ON = (0, 2, 3, 75)
+PASSED_ON = (0, 2, 3, REQUEUE)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
-REQUEUE = 75
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
 UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
 """The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
@@ -38,21 +38,22 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
     layout = local_layout(config, accelerators())
     check_sources(config)
+    check_output(config)
     folder = resume_folder(config)
     if folder:
-        read_progress(folder, layout)
+        read_progress(folder, config, layout)
     print(_announcement(config, layout), file=sys.stderr)
     # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
     # alone, and is handed on as it should be.
-    environment = library_environment() | os.environ
+    environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(_command(layout, path, overrides), env=environment, start_new_session=True)
     ranks = Ranks(process, layout.world_size)
     forward = _Forward(process, ranks)
     code = process.wait()
+    if forward.interrupted and code:
+        return 130
     if code in PASSED_ON:
         return code
-    if forward.interrupted:
-        return 130
     if forward.too_early or (forward.stopped and code in UNHEARD):
         return REQUEUE  # stopped before the first step: nothing to save, nothing lost
     guilty = "a rank" if ranks.first_ended is None else f"rank {ranks.first_ended}"
@@ -123,8 +124,11 @@ class _Forward:
             self._launcher.terminate()
 
     def _interrupt(self, number: int, frame: object) -> None:
+        """Ctrl-C is a wish to stop like the others; a second one does not wait for the step and its checkpoint."""
+        if self.interrupted:
+            self._launcher.kill()  # the ranks end with it
         self.interrupted = True
-        self._launcher.send_signal(number)
+        self._pass_on(signal.SIGTERM, frame)
 
 
 def _free_port() -> int:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Where:
-    """A place in a data file: its path and the 1-based line (JSONL) or 1-based row (JSON array)."""
+    """A place in a data file: its path and the 1-based line (JSONL) or row of an array, whose lines JSON hides."""
 
     file: str
     line: int
+    in_array: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file} row {self.line}" if self.in_array else f"{self.file}:{self.line}"
 
 
 class DataError(ValueError):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.load import save_config
 from configs.schema import Config
@@ -38,13 +37,7 @@ def count_steps(config: Config) -> int:
         return config.train.steps
     assert config.train.epochs is not None  # check_config saw to one of the two
     rows = count_rows(open_stream(config), config.train.epochs)
-    steps = rows // config.batch.rows
-    if steps < 1:
-        raise ConfigError(
-            f"train.epochs={config.train.epochs:g} gives {rows} rows, fewer than batch.rows={config.batch.rows}: "
-            "raise train.epochs or lower batch.rows"
-        )
-    return steps
+    return -(-rows // config.batch.rows)  # the stream goes on where the last batch asks for more
 
 
 def build_run(config: Config, layout: Layout) -> Run:
@@ -54,7 +47,7 @@ def build_run(config: Config, layout: Layout) -> Run:
     shape = ModelShape.from_folder(config.model.path)
     stream = open_stream(config)
     folder = resume_folder(config)
-    progress = read_progress(folder, layout) if folder else None
+    progress = read_progress(folder, config, layout) if folder else None
     if progress:
         stream.restore(progress.cursor)
     steps = count_steps(config)
@@ -68,6 +61,10 @@ def build_run(config: Config, layout: Layout) -> Run:
     tracker = _tracker(config, progress, steps) if grid.is_main else None
     if tracker and progress:
         tracker.say(f"resumed after step {progress.step} from {folder}")
+        if progress.steps != steps:
+            tracker.say(
+                f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
+            )
     return Run(parts, stream, table, tuple(bounds), progress.step if progress else 0, tracker)
 
 

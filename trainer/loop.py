@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.errors import REQUEUE
 from configs.load import save_config
 from trainer.checkpoint.hf_export import copy_companions, write_weights
-from trainer.checkpoint.progress import Progress
+from trainer.checkpoint.postponed import Postponed
+from trainer.checkpoint.progress import FOLDER, Progress, model_digest
 from trainer.checkpoint.store import commit, prune
 from trainer.checkpoint.training_state import write_training_state
 from trainer.data.micro_batch import GlobalBatch, global_batches
@@ -17,9 +20,6 @@ from trainer.data.stream import RowStream
 from trainer.metrics import Tracker
 from trainer.model.names import Table
 from trainer.step import StepParts, train_step
-
-REQUEUE = 75
-"""Exit code of a run that saved and stopped because it was told to: start it again to go on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def train(run: Run) -> int:
     every = run.parts.config.checkpoint.every
     batches: Iterator[GlobalBatch] = global_batches(run.stream, run.parts.config.batch.rows)
     for step in range(run.done + 1, run.parts.steps + 1):
-        report, stopping = train_step(run.parts, next(batches), step, stop.wished)
+        begun = time.perf_counter()
+        report, stopping = train_step(run.parts, next(batches), step, stop.wished, begun)
         if run.tracker:
             run.tracker.record(report)
         last = step == run.parts.steps
@@ -55,6 +56,8 @@ def train(run: Run) -> int:
             save(run, step)
         if stopping and not last:
             return REQUEUE
+    if run.tracker and run.done < run.parts.steps:
+        run.tracker.say("\n".join(map(str, run.stream.report())))
     return 0
 
 
@@ -66,16 +69,23 @@ def save(run: Run, step: int) -> Path:
         steps=parts.steps,
         cursor=run.stream.cursor(),
         layout=parts.grid.layout,
+        rows=config.batch.rows,
+        model=model_digest(Path(config.model.path)),
         wandb_id=run.tracker.wandb_id if run.tracker else None,
     )
 
     def write(folder: Path) -> None:
-        write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
-        write_training_state(folder, parts.engine, run.table, parts.grid, progress)
+        failures = Postponed()
+        with failures.attempt():
+            write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
+        with failures.attempt():
+            write_training_state(folder, parts.engine, run.table, parts.grid, progress)
         if parts.grid.is_main:
-            dtype = next(iter(parts.engine.parameters().values())).dtype
-            copy_companions(Path(config.model.path), folder, dtype)
-            save_config(config, folder / "training_state" / "config.yaml")
+            with failures.attempt():
+                dtype = next(iter(parts.engine.parameters().values())).dtype
+                copy_companions(Path(config.model.path), folder, dtype)
+                save_config(config, folder / FOLDER / "config.yaml")
+        failures.settle()
 
     folder = commit(run.checkpoints, step, parts.grid, write)
     if run.tracker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -110,13 +111,18 @@ class Tracker:
         return self._wandb.id if self._wandb is not None else None
 
     def record(self, report: StepReport) -> None:
-        self._stream.write(json.dumps(asdict(report), ensure_ascii=False) + "\n")
+        self._stream.write(json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n")
         self._stream.flush()
         self._bar.set_postfix_str(
             f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s",
             refresh=False,
         )
         self._bar.update()
+        if not math.isfinite(report.loss + report.grad_norm):
+            self.say(
+                f"step {report.step}: loss {report.loss}, gradient norm {report.grad_norm}; DeepSpeed leaves such a "
+                "step out. Look at the rows of this step with `agenttune preview --rows`, or lower optimizer.lr"
+            )
         if self._wandb is not None:
             values = {
                 key: value for key, value in asdict(report).items() if key not in ("step", "loss_by_source")
@@ -143,6 +149,13 @@ class Tracker:
     def _give_up_wandb(self, error: Exception) -> None:
         self.say(f"wandb stopped ({error}); training goes on, {self._file} is complete")
         self._wandb = None
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keep_lines(file: Path, done: int) -> None:

@@ -34,12 +34,15 @@ class StepParts:
     """Optimizer steps of the whole run, which the learning rate's schedule spans."""
 
 
-def train_step(parts: StepParts, batch: GlobalBatch, step: int, stop: bool) -> tuple[StepReport, bool]:
+def train_step(
+    parts: StepParts, batch: GlobalBatch, step: int, stop: bool, begun: float | None = None
+) -> tuple[StepReport, bool]:
     """Run optimizer step `step` (from 1). A collective of all ranks, which all return the same report.
 
-    `stop` is this rank's wish to stop after the step; the second value tells whether any rank has it.
+    `stop` is this rank's wish to stop after the step; the second value tells whether any rank has it. The step's
+    time counts from `begun` (time.perf_counter()), so that it can include making the batch; by default from now.
     """
-    begun = time.perf_counter()
+    begun = time.perf_counter() if begun is None else begun
     grid, layout, config = parts.grid, parts.grid.layout, parts.config
     micro = batch.micro_batches(grid.data_rank, layout.data, config.batch.micro_rows)
     # DeepSpeed takes the mean over micro-batches and data ranks; ours is the sum over the batch's targets.

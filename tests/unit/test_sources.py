@@ -53,7 +53,7 @@ def test_an_array_is_known_by_its_first_byte(tmp_path: Path, indent: int | None,
     path.write_bytes(mark + json.dumps(ROWS, indent=indent).encode())
     source = opened(path)
     assert values(source) == ROWS
-    assert source.row(2)[1] == Where(str(path), 3)
+    assert source.row(2)[1] == Where(str(path), 3, in_array=True)
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_a_glob_is_read_in_order_of_names_and_files_may_differ_in_kind(tmp_path:
     (tmp_path / "d.json").mkdir()
     source = opened(tmp_path / "*.json")
     assert values(source) == [1, 2, 3, 4, 5]
-    assert source.row(3)[1] == Where(str(tmp_path / "b.json"), 2)
+    assert source.row(3)[1] == Where(str(tmp_path / "b.json"), 2, in_array=True)
     assert (source.name, source.role, source.format) == ("mine", "agent", "auto")
     for beyond in (-1, 5):
         with pytest.raises(IndexError):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from configs.shapes import ModelShape
+from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.tensors import save_tensors
 from trainer.model.names import Piece, owned_table, row_offsets
 from trainer.parallel.grid import Grid
@@ -24,6 +25,7 @@ COPIED_PATTERNS = (
     "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",
+    "added_tokens.json",
     "*.jinja",
 )
 
@@ -68,8 +70,9 @@ def write_weights(
     """Write this stage's shards of the model into `folder`; a collective of the stage's tensor group.
 
     Only the first data rank's tensor group takes part, and its first tensor rank writes. The vocabulary is
-    unpadded. Rank 0 writes the index.
+    unpadded. Rank 0 writes the index. A rank that cannot write its part says so after the last gather.
     """
+    failures = Postponed()
     item_bytes = next(iter(parameters.values())).element_size()
     plan = shard_plan(shape, bounds, item_bytes)
     if grid.is_main and len(plan) > 1:
@@ -77,9 +80,9 @@ def write_weights(
             "metadata": {"total_size": shape.parameters() * item_bytes},
             "weight_map": {name: shard.file for shard in plan for name in shard.names},
         }
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2) + "\n", encoding="utf-8"
-        )
+        with failures.attempt():
+            text = json.dumps(index, indent=2) + "\n"
+            (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
     if grid.data_rank != 0:
         return
     tensor = grid.layout.tensor
@@ -97,7 +100,9 @@ def write_weights(
             if whole is not None:
                 tensors[name] = whole
         if grid.tensor_rank == 0:
-            save_tensors(tensors, folder / shard.file)
+            with failures.attempt():
+                save_tensors(tensors, folder / shard.file)
+    failures.settle()
 
 
 def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid) -> torch.Tensor | None:
@@ -118,7 +123,8 @@ def copy_companions(model_folder: Path, folder: Path, dtype: torch.dtype) -> Non
     """Config, generation config, tokenizer and chat template beside the weights, as the model came with them."""
     for pattern in COPIED_PATTERNS:
         for file in sorted(model_folder.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name = str(dtype).removeprefix("torch.")
     key = "dtype" if "dtype" in config else "torch_dtype"

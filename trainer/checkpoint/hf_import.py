@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from configs.errors import ConfigError
 from configs.shapes import ModelShape
 from trainer.model.names import Piece, Table, check_names, row_offsets
 
@@ -17,7 +18,7 @@ from trainer.model.names import Piece, Table, check_names, row_offsets
 def tensor_files(folder: Path) -> dict[str, Path]:
     """File of each tensor in a safetensors model folder, sharded or not.
 
-    Raises ValueError where there is none; pickled weights (pytorch_model.bin) are never read.
+    Raises ConfigError where there is none; pickled weights (pytorch_model.bin) are never read.
     """
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
@@ -27,7 +28,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     if single.is_file():
         with safe_open(single, framework="pt") as file:
             return dict.fromkeys(file.keys(), single)
-    raise ValueError(f"{folder} holds no model.safetensors: convert its weights to safetensors first")
+    raise ConfigError(f"{folder} holds no model.safetensors: convert its weights to safetensors first")
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def load_weights(
 ) -> None:
     """Fill `parameters` (names as in `table`) with this tensor rank's slices, in the parameters' dtype.
 
-    Rows that pad the vocabulary to the tensor size are zero. Raises ValueError for missing or misshapen
+    Rows that pad the vocabulary to the tensor size are zero. Raises ConfigError for missing or misshapen
     tensors.
     """
     files = tensor_files(folder)
@@ -59,7 +60,7 @@ def fill_slice(target: torch.Tensor, file: Path, piece: Piece, tensor_rank: int,
     with safe_open(file, framework="pt") as tensors:
         stored = tensors.get_slice(piece.name)
         if tuple(stored.get_shape()) != piece.shape:
-            raise ValueError(
+            raise ConfigError(
                 f"{file}: {piece.name} has shape {tuple(stored.get_shape())}, config.json asks for {piece.shape}: "
                 "weights and config are of different models"
             )

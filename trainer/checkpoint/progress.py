@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
 from configs.layout import Layout
+from configs.schema import Config
 
 FOLDER = "training_state"
 STATE = "state.json"
@@ -24,11 +26,28 @@ class Progress:
     cursor: dict[str, Any]
     """The stream's place after the last row of that step."""
     layout: Layout
+    rows: int
+    """Per step."""
+    model: str
+    """`model_digest` of the folder the run began with."""
     wandb_id: str | None = None
 
 
-def read_progress(folder: Path, layout: Layout) -> Progress:
-    """Raises ConfigError where the folder holds no training state, or one of another tensor x pipeline layout."""
+def model_digest(folder: Path) -> str:
+    """32 hex digits of a model folder's config and tokenizer: what a run must not change under way."""
+    digest = blake2b(digest_size=16)
+    for name in ("config.json", "tokenizer.json", "tokenizer.model"):
+        file = folder / name
+        digest.update(name.encode() + (file.read_bytes() if file.is_file() else b""))
+    return digest.hexdigest()
+
+
+def read_progress(folder: Path, config: Config, layout: Layout) -> Progress:
+    """Raises ConfigError where the folder holds no training state, or one that this run cannot go on from.
+
+    That is one of another tensor x pipeline layout, another number of rows per step, or another model's config or
+    tokenizer.
+    """
     file = folder / FOLDER / STATE
     if not file.is_file():
         raise ConfigError(
@@ -42,5 +61,15 @@ def read_progress(folder: Path, layout: Layout) -> Progress:
             f"{folder} was written with tensor {saved.tensor} x pipeline {saved.pipeline}, this run has tensor "
             f"{layout.tensor} x pipeline {layout.pipeline}: resume with the former, or start from its weights "
             f"with model.path={folder} checkpoint.resume=never"
+        )
+    if progress.rows != config.batch.rows:
+        raise ConfigError(
+            f"batch.rows={config.batch.rows} but {folder} was written with {progress.rows}: its steps would count "
+            "other rows; set it back, or start afresh with checkpoint.resume=never"
+        )
+    if progress.model != model_digest(Path(config.model.path)):
+        raise ConfigError(
+            f"model.path={config.model.path}: its config.json or tokenizer is not the one {folder} was trained "
+            "with; name that folder, or start afresh with checkpoint.resume=never"
         )
     return progress

@@ -41,10 +41,12 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Non
     failure: Exception | None = None
     try:
         write(aside)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         failure = error
     guilty = torch.tensor(grid.rank if failure else -1, device=grid.device)
     dist.all_reduce(guilty, dist.ReduceOp.MAX)
+    if guilty >= 0 and grid.is_main:
+        shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
     if failure:
         raise failure
     if guilty >= 0:
@@ -53,7 +55,7 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Non
         for file in sorted(aside.rglob("*")):
             _flush(file)
         _flush(aside)
-        shutil.rmtree(final, ignore_errors=True)
+        _remove(final)
         aside.rename(final)
         name_latest(checkpoints, final.name)
     dist.barrier()
@@ -89,15 +91,22 @@ def find_latest(checkpoints: Path) -> Path | None:
 
 
 def resume_folder(config: Config) -> Path | None:
-    """The checkpoint to go on from, None for a fresh start. Raises ConfigError for a folder that is not there."""
+    """The checkpoint to go on from, None for a fresh start. Raises ConfigError for a folder that is not there.
+
+    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those.
+    One of its own is gone back to.
+    """
     resume = config.checkpoint.resume
     if resume == "never":
         return None
+    checkpoints = Path(config.run.output_dir) / "checkpoints"
+    own = find_latest(checkpoints)
     if resume == "auto":
-        return find_latest(Path(config.run.output_dir) / "checkpoints")
-    if not Path(resume).is_dir():
+        return own
+    folder = Path(resume)
+    if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    return Path(resume)
+    return folder if own is None or folder.resolve().parent == checkpoints.resolve() else own
 
 
 def prune(checkpoints: Path, keep: int | None) -> None:
@@ -107,7 +116,16 @@ def prune(checkpoints: Path, keep: int | None) -> None:
     current = find_latest(checkpoints)
     others = sorted(f for f in checkpoints.glob("step-*") if f.is_dir() and f != current)
     for folder in others[: max(0, len(others) + 1 - keep)]:
-        shutil.rmtree(folder)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Take a committed folder's name away before its files, so that no half of it is ever seen under it."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

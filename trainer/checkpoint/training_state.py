@@ -27,11 +27,17 @@ def state_file(folder: Path, grid: Grid) -> Path:
 
 
 def write_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, progress: Progress) -> None:
-    """Write this rank's slices (the first data rank's do) and, on rank 0, the progress. A collective."""
+    """Write this rank's slices (the first data rank's do) and, on rank 0, the progress. A collective.
+
+    Nothing is written, so nothing can fail on one rank alone, before the last of its steps that need all ranks.
+    """
     tensors: dict[str, torch.Tensor] = {}
     parameters = engine.parameters()
+    engine.link_moments()
     for name, pieces in table.items():
         state = engine.read_state(parameters[name])
+        if grid.data_rank != 0:
+            continue  # every data rank is needed to put a state together, one of them to write it
         for piece, offset in zip(pieces, row_offsets(pieces, grid.layout.tensor), strict=True):
             rows = slice(offset, offset + piece.slice_shape(grid.layout.tensor)[0])
             tensors |= {f"{piece.name}/{kind}": state[kind][rows].contiguous() for kind in KINDS}

@@ -32,3 +32,14 @@ class SourceReport:
     fill: float
     """Part of all row positions this source took; the sources' sum is the fill of the rows."""
     counts: LengthCounts
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        lost = (
+            f"{self.counts.truncated:,} cut, {self.counts.dropped_long:,} too long and "
+            f"{self.counts.no_targets:,} without targets left out ({self.counts.targets_lost:,} targets lost)"
+        )
+        return (
+            f"{self.name}: {self.drawn:,} samples drawn ({self.epochs:.2f} epochs), in rows {self.packed.samples:,} "
+            f"with {self.packed.tokens:,} tokens and {self.packed.targets:,} targets; {lost}"
+        )

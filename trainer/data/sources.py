@@ -109,7 +109,7 @@ class _JsonArray:
         return len(self._rows)
 
     def row(self, i: int) -> tuple[object, Where]:
-        return self._rows[i], Where(self._path, i + 1)
+        return self._rows[i], Where(self._path, i + 1, in_array=True)
 
 
 class _JsonLines:

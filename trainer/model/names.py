@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.errors import ConfigError
 from configs.shapes import ModelShape
 
 Split = Literal["rows", "columns", "none"]
@@ -105,11 +106,11 @@ def row_offsets(pieces: Sequence[Piece], tensor: int) -> list[int]:
 
 
 def check_names(available: Container[str], shape: ModelShape) -> None:
-    """Raise ValueError unless a folder has every tensor the shape needs."""
+    """Raise ConfigError unless a folder has every tensor the shape needs."""
     needed = shape.tensors()
     missing = [name for name in needed if name not in available]
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f"{len(missing)} of {len(needed)} tensors are missing from the model folder, first {missing[0]}: "
             "download it again or set model.path to a whole one"
         )

@@ -88,9 +88,9 @@ class Engine:
     def read_state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         """The parameter's float32 weights (`master`) and moments, its whole tensor slice, on the CPU.
 
-        A collective of the data group: all its ranks call it for the same parameters in the same order.
+        A collective of the data group: all its ranks call it for the same parameters in the same order, after
+        `link_moments`.
         """
-        self._link_moments()
         state = {"master": safe_get_full_fp32_param(parameter)}
         state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
         return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
@@ -104,7 +104,7 @@ class Engine:
                     "step": torch.tensor(float(steps), device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
-        self._link_moments()
+        self.link_moments()
         for name, parameter in self.parameters().items():
             state = states[name]
             safe_set_full_fp32_param(parameter, state["master"])
@@ -113,7 +113,7 @@ class Engine:
             with torch.no_grad():
                 parameter.copy_(state["master"])
 
-    def _link_moments(self) -> None:
+    def link_moments(self) -> None:
         """Let every parameter find its moments in ZeRO's flat partitions.
 
         DeepSpeed links them once, after the first parameter group's first step, so that it misses the second's.

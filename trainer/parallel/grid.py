@@ -26,11 +26,6 @@ class Grid:
     stage: int
     device: torch.device
     tensor_group: dist.ProcessGroup
-    data_group: dist.ProcessGroup
-
-    @property
-    def first_stage(self) -> bool:
-        return self.stage == 0
 
     @property
     def last_stage(self) -> bool:
@@ -81,7 +76,6 @@ def current_grid(layout: Layout) -> Grid:
         stage=parallel_state.get_pipeline_model_parallel_rank(),
         device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
         tensor_group=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
-        data_group=cast(dist.ProcessGroup, parallel_state.get_data_parallel_group()),
     )
 
 
