@@ -170,7 +170,7 @@ def test_bad_data(folder: Path, name: str) -> None:
 
 def test_bad_row_of_an_array_is_named_by_its_number(folder: Path) -> None:
     (folder / "general.json").write_text(json.dumps([GOOD, GOOD, {"messages": "a"}], indent=1))
-    expect_line(folder, 3, ("general.json:3", "'messages' is a string", "list of messages"))
+    expect_line(folder, 3, ("general.json row 3", "'messages' is a string", "list of messages"))
 
 
 def expect_line(folder: Path, code: int, said: tuple[str, ...], *overrides: str) -> None:

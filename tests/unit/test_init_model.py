@@ -207,11 +207,6 @@ def test_llama2_tokenizer(given: Path, tmp_path: Path) -> None:
         assert tokenizer(text).input_ids == [1, *peer.encode(text)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="tokenization.tokenizer_files converts as transformers does, merges by id and not by score; "
-    "remove this mark once it no longer does",
-)
 @pytest.mark.skipif(not LLAMA2_TOKENIZER.is_file(), reason="the Llama 2 tokenizer is not there")
 def test_llama2_tokenizer_on_runs_of_spaces(tmp_path: Path) -> None:
     init_model(tmp_path / "out", "tiny", LLAMA2_TOKENIZER, 0, "float32", GB)

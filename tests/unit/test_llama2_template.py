@@ -275,39 +275,24 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 @real
 def test_the_reference_rule_over_whole_files() -> None:
-    """Every turn of both files, exactly as transformers encodes it and nearly as SentencePiece does.
-
-    The two merge runs of spaces in another order; such turns are counted, and no other may differ.
-    """
+    """Every turn of both files, exactly as SentencePiece itself encodes it."""
     from sentencepiece import SentencePieceProcessor
-    from transformers import LlamaTokenizer
 
-    fast = LlamaTokenizer.from_pretrained(TOKENIZER, legacy=False)
     pieces = SentencePieceProcessor(model_file=str(TOKENIZER / "tokenizer.model"))
     builder = SampleBuilder(encoder())
-    turns = differing = 0
+    turns = 0
     for name in ("agentinstruct_db.json", "sharegpt_general.json"):
         for row in rows(name):
             made = builder.build(row, source=name, format="auto", where=WHERE, default_id="0")
             expected: list[int] = []
             trained: list[bool] = []
-            start = 0
             talk = row["conversations"]
             for user, answer in zip(talk[::2], talk[1::2], strict=True):
-                texts = f"[INST] {user['value'].strip()} [/INST]", f"{answer['value'].strip()} "
-                asked, said = (
-                    fast.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts
-                )
-                turn = [BOS, *asked, *said, EOS]
-                expected += turn
+                asked = pieces.encode(f"[INST] {user['value'].strip()} [/INST]")
+                said = pieces.encode(f"{answer['value'].strip()} ")
+                expected += [BOS, *asked, *said, EOS]
                 trained += [False] * (1 + len(asked)) + [answer.get("loss") is not False] * (len(said) + 1)
-                by_pieces = [BOS, *pieces.encode(texts[0]), *pieces.encode(texts[1]), EOS]
                 turns += 1
-                if made.tokens[start : len(expected)].tolist() != by_pieces:
-                    differing += 1
-                    assert "  " in texts[0] + texts[1]
-                start = len(expected)
             assert made.tokens.tolist() == expected
             assert made.trained.tolist() == trained
     assert turns == 2226
-    assert differing <= 5

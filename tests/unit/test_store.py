@@ -146,7 +146,12 @@ def test_resume_folder(tmp_path: Path) -> None:
 
     assert chosen("auto") == step_folder(tmp_path / "checkpoints", 7)
     assert chosen("never") is None
-    assert chosen(str(tmp_path)) == tmp_path
+    own, other = step_folder(tmp_path / "checkpoints", 7), tmp_path / "other"
+    other.mkdir()
+    assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
+    assert chosen(str(own)) == own
+    own.rename(tmp_path / "away")
+    assert chosen(str(other)) == other
     with pytest.raises(ConfigError, match="elsewhere: no such folder"):
         chosen(str(tmp_path / "elsewhere"))
 
