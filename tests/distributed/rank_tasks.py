@@ -69,12 +69,15 @@ def train_rows(config: str, overrides: list[str], batches: list[list[list[Sample
     return reports
 
 
-def train_run(config: str, overrides: list[str], full_disk: dict[str, int] | None = None) -> int:
-    """The whole run with its checkpoints; returns the exit code.
+def train_run(
+    config: str, overrides: list[str], full_disk: dict[str, int] | None = None, max_bytes: int | None = None
+) -> int:
+    """The whole run with its checkpoints, weights in files of at most `max_bytes`; returns the exit code.
 
     `full_disk` {"rank", "step", "bytes"}: that rank can write no file beyond so many bytes while it saves that
     step. The operating system refuses, so whatever library writes meets its own kind of error.
     """
+    _limit_shards(max_bytes)
     run = _build(config, overrides)
     if full_disk and run.parts.grid.rank == full_disk["rank"]:
         commit = trainer.loop.commit
@@ -97,8 +100,7 @@ def train_run(config: str, overrides: list[str], full_disk: dict[str, int] | Non
 
 def convert(config: str, overrides: list[str], export: str, max_bytes: int | None = None) -> None:
     """Read the model into the ranks and write it out again, in files of at most `max_bytes`."""
-    if max_bytes is not None:
-        hf_export.shard_plan = partial(hf_export.shard_plan, max_bytes=max_bytes)
+    _limit_shards(max_bytes)
     _export(_build(config, overrides), Path(export))
 
 
@@ -128,6 +130,11 @@ def stage_parameters(
             }
         stop_grid()
     return found
+
+
+def _limit_shards(max_bytes: int | None) -> None:
+    if max_bytes is not None:
+        hf_export.shard_plan = partial(hf_export.shard_plan, max_bytes=max_bytes)
 
 
 def _build(config: str, overrides: Sequence[str]) -> Run:

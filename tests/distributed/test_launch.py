@@ -274,6 +274,20 @@ def test_killed_process_takes_all_with_it(
     assert not alive
 
 
+def test_ranks_that_start_after_their_launcher_was_killed_end(folder: Folder) -> None:
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("orphans"))
+    deadline = time.monotonic() + LIMIT_S
+    while not any("deepspeed.launcher.launch" in p.cmdline() for p in folder.processes()):
+        assert time.monotonic() < deadline, folder.output()
+        time.sleep(0.01)
+    process.kill()
+    assert not folder.processes(ranks_only=True)  # DeepSpeed's launcher is still importing
+    _, alive = psutil.wait_procs(folder.processes(), timeout=60)
+    assert not alive
+    assert not folder.processes()
+    assert not (folder.path / "orphans" / "metrics.jsonl").exists()
+
+
 def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
     good = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     rows = [good] * 1200

@@ -78,7 +78,7 @@ def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path,
         (layout(2, 1, 2), 1, 1_000),
     ],
     ids=[
-        "stage's weights",
+        "weights of stage 1",
         "tensor rank 1's state",
         "weights, DP2",
         "state, DP2",
@@ -91,9 +91,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_in_force(
     """No rank hangs, all of them fail, and those that could write name the one that could not."""
     config = write_config(tmp_path / "run.yaml", model, train={"steps": 2}, checkpoint={"every": 1})
     processes = prod(int(override.partition("=")[2]) for override in overrides[:3])
-    full_disk = {"rank": rank, "step": 2, "bytes": bytes}
     outcomes = ranks.outcomes(
-        "train_run", processes, config=str(config), overrides=overrides, full_disk=full_disk, limit_s=60
+        "train_run",
+        processes,
+        config=str(config),
+        overrides=overrides,
+        full_disk={"rank": rank, "step": 2, "bytes": bytes},
+        max_bytes=100_000,  # several files, so that others still gather after the first could not be written
+        limit_s=60,
     )
     messages = {outcome["rank"]: outcome.get("message", "no error") for outcome in outcomes}
     assert "File too large" in messages.pop(rank)

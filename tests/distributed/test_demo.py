@@ -1,0 +1,43 @@
+"""What `make train` promises, with fewer steps: the loss falls by half, and transformers alone replies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    model, folder = str(tmp_path / "model"), tmp_path / "run"
+    command = ("-m", "launch.cli")
+    run(
+        *command,
+        "init-model",
+        model,
+        "--shape",
+        "tiny",
+        "--tokenizer",
+        "configs/demo/tokenizer",
+        "--seed",
+        "1",
+    )
+    changed = [f"model.path={model}", f"run.output_dir={folder}", "train.steps=40", "wandb.mode=offline"]
+    run(*command, "train", "configs/demo.yaml", *changed)
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 40
+    assert losses[-1] < losses[0] / 2
+    assert list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    printed = run("launch/reply.py", str(folder), "configs/demo/agent.jsonl", "weather_0")
+    question, _, reply = printed.partition("Greedy reply of transformers on")
+    assert "Which city is warmer today" in question
+    assert str(folder / "checkpoints" / "step-00000040") in reply
+    assert reply.partition(":\n\n")[2].strip()
