@@ -11,7 +11,7 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test check format clean distclean
+.PHONY: help setup train test check layouts format clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ check: $(STAMP) ## lint, format, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/unit/test_imports_point_down.py
+
+layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as a table (7 minutes)
+	$(BIN)/python tests/distributed/layout_table.py
 
 format: $(STAMP) ## rewrite files as `make check` wants them
 	$(BIN)/ruff check --fix .

@@ -97,16 +97,17 @@ def resume_folder(config: Config) -> Path | None:
     One of its own is gone back to.
     """
     resume = config.checkpoint.resume
+    checkpoints = Path(config.run.output_dir) / "checkpoints"
     if resume == "never":
         return None
-    checkpoints = Path(config.run.output_dir) / "checkpoints"
-    own = find_latest(checkpoints)
     if resume == "auto":
-        return own
+        return find_latest(checkpoints)
     folder = Path(resume)
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    return folder if own is None or folder.resolve().parent == checkpoints.resolve() else own
+    if folder.resolve().parent == checkpoints.resolve():
+        return folder
+    return find_latest(checkpoints) or folder
 
 
 def prune(checkpoints: Path, keep: int | None) -> None:
