@@ -7,7 +7,6 @@ aside and renamed when it is whole, so that a run which is killed leaves nothing
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError
 from configs.shapes import SHAPES, ModelShape
+from launch.arguments import Parser
 from tokenization.tokenizer_files import read_tokenizer
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TokenizerFacts:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("agenttune init-model", description=_DESCRIPTION, epilog=_EXAMPLE)
+    parser = Parser("agenttune init-model", description=_DESCRIPTION, epilog=_EXAMPLE)
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="the folder to make; it must not exist, or be empty")
     add("--shape", required=True, choices=list(SHAPES), help="sizes of the model")

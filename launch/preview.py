@@ -18,6 +18,7 @@ from configs.check import check_numbers
 from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import Config, DataConfig, TrainConfig
+from launch.arguments import Parser
 from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
 from tokenization.errors import Where
@@ -211,7 +212,7 @@ def _bounds(text: str) -> tuple[int, int]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("agenttune preview", description=_DESCRIPTION, epilog=_EPILOG)
+    parser = Parser("agenttune preview", description=_DESCRIPTION, epilog=_EPILOG)
     add = parser.add_argument
     add("config", metavar="CONFIG", help="YAML file, see configs/")
     add("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")

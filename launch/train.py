@@ -17,7 +17,9 @@ if __name__ == "__main__":  # run by its path: import our packages from the chec
 
 def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Config path and overrides."""
-    parser = argparse.ArgumentParser(
+    from launch.arguments import Parser
+
+    parser = Parser(
         prog="agenttune train",
         description="Fine-tune a Llama-architecture model under tensor x pipeline x data parallelism.",
         epilog="example: agenttune train configs/llama2_7b.yaml model.path=models/Llama-2-7b-chat-hf "
@@ -27,7 +29,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
         "command again goes on from there.",
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
     values = parser.parse_args(argv)
     return values.config, values.overrides

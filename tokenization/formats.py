@@ -56,6 +56,8 @@ def parse_row(row: object, *, format: str = "auto", where: Where, default_id: st
     if not isinstance(row, Mapping):
         raise DataError(f"row is {_named(row)}, not an object; a row holds one conversation", where)
     _refuse_tools(row, "the row", ("tools", "functions"), where)
+    if "loss" in row:
+        raise DataError("the row has 'loss', which is read from messages alone; move it to them", where)
     items, fields = _message_list(row, format, where)
     messages = tuple(_message(item, number, fields, where) for number, item in enumerate(items, 1))
     try:
@@ -105,6 +107,7 @@ def _message(item: object, number: int, fields: _Fields, where: Where) -> Messag
     if role is None:
         raise DataError(f"message {number} has the unknown role {_shown(name)}; {_known_roles(name)}", where)
     content = _text(item[fields.content], f"message {number}: {fields.content!r}", where)
+    _refuse_unread_loss(item, f"message {number}", where)
     loss = item.get("loss")
     if not (loss is None or isinstance(loss, bool)):
         raise DataError(f"message {number}: 'loss' is {_shown(loss)}; it can be true, false or null", where)
@@ -149,6 +152,13 @@ def _refuse_tools(fields: _Object, owner: str, keys: tuple[str, ...], where: Whe
                 f"write it out in a message's text and drop {key!r}",
                 where,
             )
+
+
+def _refuse_unread_loss(item: _Object, owner: str, where: Where) -> None:
+    """A misspelt `loss`, or OpenAI's `weight`, would otherwise be trained on without a word."""
+    for key in item:
+        if key == "weight" or (key != "loss" and get_close_matches(key.lower(), ("loss",), cutoff=0.8)):
+            raise DataError(f"{owner} has {key!r}, which is not read; write 'loss': true or false", where)
 
 
 def _named(value: object) -> str:

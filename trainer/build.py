@@ -59,7 +59,7 @@ def build_run(config: Config, layout: Layout) -> Run:
         read_training_state(folder, engine, table, grid, progress.step)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, progress, steps) if grid.is_main else None
-    if tracker and progress:
+    if tracker and progress and progress.step < steps:
         tracker.say(f"resumed after step {progress.step} from {folder}")
         if progress.steps != steps:
             tracker.say(

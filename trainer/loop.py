@@ -55,6 +55,8 @@ def train(run: Run) -> int:
         if last or stopping or (every and step % every == 0):
             save(run, step)
         if stopping and not last:
+            if run.tracker:
+                run.tracker.say(f"stopped by a signal after step {step}: the same command goes on from there")
             return REQUEUE
     if run.tracker and run.done < run.parts.steps:
         run.tracker.say("\n".join(map(str, run.stream.report())))

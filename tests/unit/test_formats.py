@@ -209,3 +209,19 @@ def test_every_row_of_the_real_files() -> None:
     lines = (DATA / "fireact_hotpotqa.jsonl").read_text(encoding="utf-8").splitlines()
     ends = {parse(json.loads(line)).messages[-1].role for line in lines}
     assert ends == {"user"}  # the reward, told to the agent after its last answer
+
+
+@pytest.mark.parametrize(("key", "value"), [("los", False), ("Loss", False), ("losss", True), ("weight", 0)])
+def test_a_loss_that_would_not_be_read_is_refused(key: str, value: object) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: value}]}
+    with pytest.raises(DataError, match=f"message 2 has '{key}', which is not read; write 'loss'"):
+        parse_row(row, where=Where("f.jsonl", 3), default_id="0")
+
+
+def test_loss_of_a_row_is_refused() -> None:
+    row = {
+        "loss": False,
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    }
+    with pytest.raises(DataError, match="the row has 'loss'"):
+        parse_row(row, where=Where("f.jsonl", 3), default_id="0")

@@ -162,6 +162,7 @@ def test_the_hash_is_that_of_the_samples_in_row_order():
         starts = [*np.flatnonzero(row.positions[: row.filled] == 0), row.filled]
         for (source, id), start, stop in zip(row.samples, starts, starts[1:], strict=False):
             raw = b"".join(int(token).to_bytes(4, "little") for token in row.tokens[start:stop])
+            raw += bytes(int(label != IGNORED) for label in row.labels[start:stop])
             tokens = hashlib.blake2b(raw, digest_size=16).hexdigest()
             link = f'["{expected}", "{source}", "{id}", {stop - start}, "{tokens}"]'
             expected = hashlib.blake2b(link.encode(), digest_size=16).hexdigest()

@@ -40,6 +40,6 @@ class SourceReport:
             f"{self.counts.no_targets:,} without targets left out ({self.counts.targets_lost:,} targets lost)"
         )
         return (
-            f"{self.name}: {self.drawn:,} samples drawn ({self.epochs:.2f} epochs), in rows {self.packed.samples:,} "
-            f"with {self.packed.tokens:,} tokens and {self.packed.targets:,} targets; {lost}"
+            f"{self.name}: trained on {self.packed.samples:,} samples with {self.packed.tokens:,} tokens and "
+            f"{self.packed.targets:,} targets; of {self.drawn:,} drawn, {lost}, the rest waits for a row"
         )

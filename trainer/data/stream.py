@@ -211,7 +211,8 @@ def count_rows(stream: RowStream, epochs: float) -> int:
 
 
 def chain(previous: str, sample: TokenizedSample) -> str:
-    """The rolling hash, 32 hex digits, after one more sample; "" before the first."""
-    tokens = blake2b(sample.tokens.astype("<i4").tobytes(), digest_size=16).hexdigest()
+    """The rolling hash of tokens and mask, 32 hex digits, after one more sample; "" before the first."""
+    content = sample.tokens.astype("<i4").tobytes() + sample.trained.tobytes()
+    tokens = blake2b(content, digest_size=16).hexdigest()
     link = json.dumps([previous, sample.source, sample.id, len(sample), tokens])
     return blake2b(link.encode(), digest_size=16).hexdigest()
