@@ -215,7 +215,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser("agenttune preview", description=_DESCRIPTION, epilog=_EPILOG)
     add = parser.add_argument
     add("config", metavar="CONFIG", help="YAML file, see configs/")
-    add("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace the file's")
+    add("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's")
     formats = ("terminal", "json", "html")
     add("--format", choices=formats, default="terminal", help="default terminal; html is one page, on stdout")
     which = parser.add_mutually_exclusive_group()

@@ -29,7 +29,9 @@ def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
         "command again goes on from there.",
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's"
+    )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
     values = parser.parse_args(argv)
     return values.config, values.overrides
