@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from tokenization.sample import SpanKind, TokenizedSample
-from tokenization.segments import Control, ControlIds, Segment, Text
-from tokenization.tokenizer_files import read_tokenizer
+from tokenization.segments import Control, ControlIds, Segment, Span, Text
+from tokenization.tokenizer_files import read_tokenizer, with_prefix
 
 
 class Piece(NamedTuple):
@@ -24,51 +24,67 @@ class Piece(NamedTuple):
 
 
 class Encoder:
-    """A tokenizer that reads data as plain text: no string in it ever becomes a control token.
+    """A tokenizer that reads data as plain text: no string in it ever becomes a control token, and nothing is put
+    before or after it.
 
-    vocab_size: largest id + 1
+    vocab_size: largest id + 1, tokens that were added included
+    own_size:   the same before they were added
     bos, eos:   ids that open and end a turn
+    special:    ids of the template's other control tokens
     pad_id:     the tokenizer's pad token, else its unknown token, else 0. Any id will do to fill a row's end:
                 padding is never a label and no token of a sample attends to it.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, bos: str = "<s>", eos: str = "</s>", pad: str | None = None
+        self,
+        tokenizer: Tokenizer,
+        *,
+        bos: str = "<s>",
+        eos: str = "</s>",
+        pad: str | None = None,
+        special: Sequence[str] = (),
     ) -> None:
-        """Takes `tokenizer` over: its settings for truncation, padding and special tokens are replaced.
+        """Works on a copy of `tokenizer`; the `special` tokens it lacks are added at its end.
 
         Raises ValueError where `bos`, `eos` or a given `pad` is not in the vocabulary, or where the tokenizer
-        turns plain text into bos or eos.
+        turns plain text into a control token.
         """
+        tokenizer = with_prefix(tokenizer, "never")
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        self.own_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        lacking = [token for token in special if tokenizer.token_to_id(token) is None]
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in lacking])
         self.vocab_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.bos: int = self._id(bos)
         self.eos: int = self._id(eos)
         self.pad_id: int = self._id(pad) if pad is not None else tokenizer.token_to_id("<unk>") or 0
-        if {self.bos, self.eos} & set(tokenizer.encode(f"{bos} {eos}", add_special_tokens=False).ids):
-            raise ValueError(
-                f"the tokenizer reads {bos!r} or {eos!r} in a text as a control token; "
-                'mark both "special": true among the added_tokens of tokenizer.json'
-            )
+        self.special: Mapping[str, int] = {token: self._id(token) for token in special}
+        tokenizer.encode_special_tokens = True
+        control = {bos: self.bos, eos: self.eos, **self.special}
+        for token, id in control.items():
+            if id in tokenizer.encode(f"a {token} b", add_special_tokens=False).ids:
+                raise ValueError(
+                    f"the tokenizer reads {token!r} in a text as a control token; "
+                    'mark it "special": true among the added_tokens of tokenizer.json'
+                )
 
     @classmethod
-    def from_folder(cls, path: str | Path) -> Encoder:
+    def from_folder(cls, path: str | Path, special: Sequence[str] = ()) -> Encoder:
         """The tokenizer of a model or tokenizer folder, or of a lone tokenizer.json or tokenizer.model.
 
         Raises ValueError, with the remedy, where there is none or it cannot be read.
         """
         tokenizer, names = read_tokenizer(Path(path))
         try:
-            return cls(tokenizer, bos=names.bos, eos=names.eos, pad=names.pad)
+            return cls(tokenizer, bos=names.bos, eos=names.eos, pad=names.pad, special=special)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @property
     def control(self) -> ControlIds:
-        return ControlIds(bos=self.bos, eos=self.eos)
+        return ControlIds(self.bos, self.eos, self.special)
 
     def encode(self, segments: Sequence[Segment], source: str, id: str) -> TokenizedSample:
         """The sample of a rendered conversation: each text is encoded on its own and nothing is added."""
@@ -77,20 +93,22 @@ class Encoder:
         tokens: list[int] = []
         trained: list[bool] = []
         kinds: list[int] = []
-        turn_ends: list[int] = []
         for segment in segments:
             if isinstance(segment, Control):
                 tokens.append(segment.id)
                 trained.append(segment.trained)
                 kinds.append(segment.kind)
-                if segment.ends_turn:
-                    turn_ends.append(len(tokens))
-            else:
-                encoding = next(encodings)
-                tokens += encoding.ids
-                text_kinds, text_trained = attribute(segment, encoding.offsets)
+                continue
+            encoding = next(encodings)
+            ids = encoding.ids
+            tokens += ids
+            if len(segment.spans) > 1:
+                text_kinds, text_trained = attribute(segment.spans, encoding.offsets)
                 kinds += text_kinds
                 trained += text_trained
+            else:
+                kinds += [span.kind for span in segment.spans] * len(ids)
+                trained += [span.trained for span in segment.spans] * len(ids)
         if not tokens or trained[0]:
             # Its logits would have to come from a token before it, and there is none.
             raise AssertionError(f"internal: sample {source}:{id} does not begin with an untrained token")
@@ -100,8 +118,17 @@ class Encoder:
             tokens=np.array(tokens, np.int32),
             trained=np.array(trained, np.bool_),
             kinds=np.array(kinds, np.uint8),
-            turn_ends=tuple(turn_ends),
         )
+
+    def ids(self, segments: Sequence[Segment]) -> list[int]:
+        """The ids of segments alone: a prompt's."""
+        texts = [segment.text for segment in segments if isinstance(segment, Text)]
+        encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [
+            id
+            for segment in segments
+            for id in ([segment.id] if isinstance(segment, Control) else next(encodings).ids)
+        ]
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """The text of the ids, control tokens written out."""
@@ -124,6 +151,17 @@ class Encoder:
             context, start = start, stop
         return pieces
 
+    def texts(self, ids: Sequence[int], joint: str | None = None) -> list[str]:
+        """What a model generated as text, in the parts that `joint` tokens leave; a space at the start is kept."""
+        parts: list[list[int]] = [[]]
+        for id in ids:
+            if joint is not None and id == self.special[joint]:
+                parts.append([])
+            else:
+                parts[-1].append(id)
+        before = len(self.decode([self.bos]))
+        return [self.decode([self.bos, *part])[before:] for part in parts]
+
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)
         if id is None:
@@ -134,24 +172,22 @@ class Encoder:
         return id
 
 
-def attribute(text: Text, offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+def attribute(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
     """Kind and mask of each token of a text, from its characters `offsets[i] = (start, stop)`.
 
-    A token that overlaps a message's content is the content's, even if it takes in the template's space.
-    A token with no characters of its own (the space put before a text) counts as the character it stands at,
-    and each byte of a character as that character.
+    A token that overlaps a message's content is the content's, even if it takes in the template's space; of two
+    contents, the latter's. A token with no characters of its own counts as the character it stands at, and each
+    byte of a character as that character.
     """
-    if len(text.spans) == 1:
-        only = text.spans[0]
-        return [int(only.kind)] * len(offsets), [only.trained] * len(offsets)
-    kinds = np.full(len(offsets), SpanKind.CONTROL, np.uint8)
-    trained = np.zeros(len(offsets), np.bool_)
     edges = np.array(offsets, np.int64).reshape(-1, 2)
-    starts = np.minimum(edges[:, 0], len(text.text) - 1)
-    stops = np.maximum(edges[:, 1], starts + 1)
-    for span in text.spans:
-        if span.kind is not SpanKind.CONTROL:
-            inside = (starts < span.stop) & (stops > span.start)
-            kinds[inside] = span.kind
-            trained[inside] = span.trained
+    starts = np.minimum(edges[:, 0], spans[-1].stop - 1)
+    lasts = np.maximum(edges[:, 1] - 1, starts)
+    begins = np.array([span.start for span in spans])
+    first = np.searchsorted(begins, starts, side="right") - 1  # [n], the span of a token's first character
+    last = np.searchsorted(begins, lasts, side="right") - 1
+    content = np.array([-1 if span.kind is SpanKind.CONTROL else at for at, span in enumerate(spans)])
+    nearest = np.maximum.accumulate(content)[last]  # the last content span up to the token's last character
+    chosen = np.where(nearest >= first, nearest, last)
+    kinds = np.array([span.kind for span in spans], np.uint8)[chosen]
+    trained = np.array([span.trained for span in spans], np.bool_)[chosen]
     return kinds.tolist(), trained.tolist()

@@ -13,22 +13,33 @@ class SpanKind(IntEnum):
     """What a stretch of tokens is. Stored as uint8."""
 
     CONTROL = 0
-    """Put there by the template: bos, [INST], <<SYS>> …"""
+    """The template's own: bos, [INST], <<SYS>>, role tokens, and the marks around a call, which are generated."""
     SYSTEM = 1
+    """The system prompt and the tools described in it."""
     USER = 2
-    ASSISTANT = 3
-    STOP = 4
+    TEXT = 3
+    """What the assistant says."""
+    CALL_NAME = 4
+    ARGUMENTS = 5
+    CODE = 6
+    """A program for the interpreter."""
+    OBSERVATION = 7
+    """A call's result."""
+    STOP = 8
     """The token that ends an assistant turn."""
+
+
+GIVEN = (SpanKind.SYSTEM, SpanKind.USER, SpanKind.OBSERVATION)
+"""Kinds that the model is given: targets only where their message's `loss` says so."""
 
 
 @dataclass(frozen=True)
 class TokenizedSample:
     """One conversation as ids.
 
-    tokens:    int32 [n]
-    trained:   bool [n], true where the token itself is a target (not shifted)
-    kinds:     uint8 [n], SpanKind of each token
-    turn_ends: token counts after which a turn is complete, ascending; a cut is made only there
+    tokens:  int32 [n]
+    trained: bool [n], true where the token itself is a target (not shifted)
+    kinds:   uint8 [n], SpanKind of each token
     """
 
     source: str
@@ -36,7 +47,15 @@ class TokenizedSample:
     tokens: NDArray[np.int32]
     trained: NDArray[np.bool_]
     kinds: NDArray[np.uint8]
-    turn_ends: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def targets(self) -> int:
+        return int(np.count_nonzero(self.trained))
+
+    @property
+    def turns(self) -> int:
+        """Turns of the assistant."""
+        return int(np.count_nonzero(self.kinds == SpanKind.STOP))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from tokenization.sample import SpanKind
 
@@ -13,6 +14,11 @@ class ControlIds:
 
     bos: int
     eos: int
+    special: Mapping[str, int] = field(default_factory=dict)
+    """The template's own control tokens, such as `<|user|>`."""
+
+    def __getitem__(self, token: str) -> int:
+        return self.special[token]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Text:
-    """Characters encoded on their own, as one string. The spans ascend and cover every character once."""
+    """Characters encoded as one string, which goes on after what stands before it: the encoder puts no space in
+    front. The spans ascend and cover every character once."""
 
     text: str
     spans: tuple[Span, ...]
@@ -38,17 +45,17 @@ class Control:
     """One control token."""
 
     id: int
-    kind: SpanKind
+    kind: SpanKind = SpanKind.CONTROL
     trained: bool = False
-    ends_turn: bool = False
-    """A turn is complete after this token: a sample that is too long may be cut here."""
 
 
 Segment = Text | Control
+Part = tuple[str, SpanKind, bool]
+"""Characters, what they are, and whether they are targets."""
 
 
-def joined(*parts: tuple[str, SpanKind, bool]) -> Text:
-    """One text out of (characters, kind, trained) parts; the spans follow from the parts' lengths."""
+def joined(*parts: Part) -> Text:
+    """One text out of parts; the spans follow from the parts' lengths."""
     spans: list[Span] = []
     start = 0
     for characters, kind, trained in parts:
@@ -57,3 +64,19 @@ def joined(*parts: tuple[str, SpanKind, bool]) -> Text:
             spans.append(Span(start, stop, kind, trained))
         start = stop
     return Text("".join(characters for characters, _, _ in parts), tuple(spans))
+
+
+def markup(text: str, trained: bool = False) -> Part:
+    """Characters of the template's own; `trained` where the model must generate them."""
+    return text, SpanKind.CONTROL, trained
+
+
+def interleaved(separator: str, groups: Iterable[Iterable[Part]], trained: bool = False) -> list[Part]:
+    """The parts of all groups, `separator` between one group and the next, a target where the next one begins
+    with a target."""
+    parts: list[Part] = []
+    for group in map(list, groups):
+        if parts and group:
+            parts.append(markup(separator, trained or group[0][2]))
+        parts += group
+    return parts

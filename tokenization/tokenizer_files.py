@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -33,6 +33,43 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, TokenNames]:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} cannot be read as a tokenizer ({reason}); copy it again in full") from None
     return tokenizer, names
+
+
+def with_prefix(tokenizer: Tokenizer, scheme: Literal["never", "first"]) -> Tokenizer:
+    """The same tokenizer, which puts the space that SentencePiece begins a text with nowhere, or before a text that
+    stands at the very beginning.
+
+    Llama's tokenizers come in two builds: one prepends "▁" to every stretch between control tokens (a normalizer), the
+    other at the beginning alone (Metaspace), and transformers reads either as the latter. Byte-level tokenizers put
+    no space with either scheme.
+    """
+    state = json.loads(tokenizer.to_str())
+    normalizers = _steps(state["normalizer"], "normalizers")
+    pre_tokenizers = _steps(state["pre_tokenizer"], "pretokenizers")
+    if any(step["type"] == "Prepend" for step in normalizers):
+        normalizers = [step for step in normalizers if step["type"] not in ("Prepend", "Replace")]
+        metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+        pre_tokenizers = [metaspace, *pre_tokenizers]
+    for step in pre_tokenizers:
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = scheme
+        elif step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    state["normalizer"] = _sequence(normalizers, "normalizers")
+    state["pre_tokenizer"] = _sequence(pre_tokenizers, "pretokenizers")
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _steps(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    if component is None:
+        return []
+    return list(component[key]) if component["type"] == "Sequence" else [component]
+
+
+def _sequence(steps: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    if len(steps) < 2:
+        return steps[0] if steps else None
+    return {"type": "Sequence", key: steps}
 
 
 def _tokenizer_file(path: Path) -> Path:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tokenization.conversation import Conversation, Message
 from tokenization.segments import ControlIds, Segment
-from tokenization.templates import llama2
+from tokenization.templates.chatglm3 import CHATGLM3
+from tokenization.templates.chatml import CHATML
+from tokenization.templates.llama2 import LLAMA2
+from tokenization.templates.template import Template
 
-Template = Callable[[Conversation, ControlIds], list[Segment]]
-
-TEMPLATES: dict[str, Template] = {"llama2": llama2.render}
+TEMPLATES: dict[str, Template] = {template.name: template for template in (LLAMA2, CHATGLM3, CHATML)}
 
 
 def template_named(name: str) -> Template:
@@ -20,13 +21,17 @@ def template_named(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def prompt(messages: Sequence[Message], control: ControlIds, template: str = "llama2") -> list[Segment]:
-    """What the model is given before it generates its answer to the last message, which is the user's.
+def prompt(
+    messages: Sequence[Message], control: ControlIds, template: Template, tools: Sequence[str] = ()
+) -> list[Segment]:
+    """What the model is given before it generates its turn after the last message: the user's or an observation.
 
-    The same function renders training samples, so a sample's ids up to an answer are this prompt's ids.
-    Raises ValueError if the messages do not end with the user's or stand in an order that is no conversation.
+    The same function renders training samples, so a sample's ids up to a turn are this prompt's ids. Raises
+    ValueError if the messages end with the assistant's or stand in an order that is no conversation.
     """
-    conversation = Conversation("prompt", tuple(messages))
-    if conversation.messages[-1].role != "user":
-        raise ValueError("a prompt ends with the user's message; drop the last one or add the user's")
-    return template_named(template)(conversation, control)
+    conversation = Conversation("prompt", tuple(messages), tuple(tools))
+    if conversation.messages[-1].role == "assistant":
+        raise ValueError(
+            "a prompt ends with the user's message or an observation; drop the assistant's at the end"
+        )
+    return template.render(conversation, control, generate=True)

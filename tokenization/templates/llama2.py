@@ -1,4 +1,4 @@
-"""The Llama 2 chat template.
+"""The Llama 2 chat template, with tools in the system prompt and calls between tags.
 
     <s>[INST] <<SYS>>
     {system}
@@ -6,58 +6,80 @@
 
     {user} [/INST] {assistant} </s><s>[INST] {user} [/INST] …
 
-A turn is `[bos] + encode("[INST] {user} [/INST]") + encode("{assistant} ") + [eos]`. The two strings are
-encoded apart, because at inference the prompt ends after `[/INST]` and the answer's tokens follow it: an
-answer begins with a token of its own that carries the space before it.
+An exchange is `[bos] + encode(" [INST] {given} [/INST]") + encode(" {answer} ") + [eos]`. The two strings are
+encoded apart, because at inference the prompt ends after `[/INST]` and the answer's tokens follow it. Each begins
+with the space that SentencePiece puts before every text, as in Meta's own code; so the ids are also those of the
+one string `[INST] {given} [/INST] {answer} `.
+
+`given` is what the user and the tools say before an answer: user messages and results between tags, a line end
+between one and the next. `answer` is the assistant's whole turn, see `grammar/tagged.py`.
 
 White space is taken off as Meta's generation code and the chat template of the Llama 2 chat models do: both
 ends of an answer, and both ends of what stands between `[INST]` and `[/INST]`. With a system prompt that is
 the whole `<<SYS>>…` string, so the system prompt and the beginning of the first user message stay as written.
 
 Targets are what the model must generate: an answer's tokens, the space that ends it, and its `</s>`. A
-message's `loss` overrides that for the message's own characters and, if it is the assistant's, its `</s>`;
-`<s>`, `[INST]`, `<<SYS>>` and their counterparts are never targets.
+message's `loss` overrides that for the message's own characters and, if it is the last of the assistant's turn,
+its `</s>`; `<s>`, `[INST]`, `<<SYS>>` and their counterparts are never targets.
 """
 
 from __future__ import annotations
 
-from tokenization.conversation import Conversation, Message
+from collections.abc import Sequence
+
+from tokenization.conversation import Conversation, Message, runs
+from tokenization.grammar.reply import Said
+from tokenization.grammar.tagged import MARKS, parse_turn, result_parts, turn_parts
 from tokenization.sample import SpanKind
-from tokenization.segments import Control, ControlIds, Segment, Text, joined
+from tokenization.segments import Control, ControlIds, Part, Segment, Text, interleaved, joined, markup
+from tokenization.templates.template import Template, source
+from tokenization.templates.tools import system_parts, tools_text
 
 
-def render(conversation: Conversation, control: ControlIds) -> list[Segment]:
-    """Per user message bos and an instruction, per assistant message an answer and the eos that ends it."""
+def render(conversation: Conversation, control: ControlIds, *, generate: bool = False) -> list[Segment]:
+    """Before each turn of the assistant bos and an instruction, then the answer and the eos that ends it.
+
+    An instruction is a prompt as it is: to `generate` nothing more is needed.
+    """
+    system = system_parts(conversation, tools_text(conversation.tools))
     segments: list[Segment] = []
-    system: Message | None = None
-    for message in conversation.messages:
-        if message.role == "system":
-            system = message
-        elif message.role == "user":
-            segments += [Control(control.bos, SpanKind.CONTROL), _instruction(system, message)]
-            system = None
+    for run in runs(conversation.spoken):
+        if run[0].role != "assistant":
+            segments += [Control(control.bos), _instruction(system, run)]
+            system = []
         else:
-            answer = f"{message.content.strip()} "
-            segments += [
-                joined((answer, SpanKind.ASSISTANT, message.trained)),
-                Control(control.eos, SpanKind.STOP, message.trained, ends_turn=True),
-            ]
+            last = run[-1].trained
+            answer = joined(markup(" ", run[0].trained), *turn_parts(run, strip=True), markup(" ", last))
+            segments += [answer, Control(control.eos, SpanKind.STOP, last)]
     return segments
 
 
-def _instruction(system: Message | None, user: Message) -> Text:
-    def markup(text: str) -> tuple[str, SpanKind, bool]:
-        return text, SpanKind.CONTROL, False
+def _instruction(system: Sequence[Part], run: Sequence[Message]) -> Text:
+    """`[INST] … [/INST]` around what is given before an answer."""
+    groups: list[list[Part]] = []
+    for place, message in enumerate(run):
+        if message.role == "observation":
+            groups.append(result_parts(message))
+            continue
+        content = message.content.lstrip() if place == 0 and not system else message.content
+        content = content.rstrip() if place == len(run) - 1 else content
+        groups.append([(content, SpanKind.USER, message.trained)] if content else [])
+    given = interleaved("\n", groups)
+    if system:
+        # The strip of the whole string takes the last line ends too when nothing follows them.
+        end = "\n<</SYS>>\n\n" if given else "\n<</SYS>>"
+        given = [markup("<<SYS>>\n"), *system, markup(end), *given]
+    return joined(markup(" [INST] "), *given, markup(" [/INST]"))
 
-    if system is None:
-        content = user.content.strip()
-        return joined(markup("[INST] "), (content, SpanKind.USER, user.trained), markup(" [/INST]"))
-    content = user.content.rstrip()
-    return joined(
-        markup("[INST] <<SYS>>\n"),
-        (system.content, SpanKind.SYSTEM, system.trained),
-        # The strip of the whole string takes these line ends too when no user text follows them.
-        markup("\n<</SYS>>\n\n" if content else "\n<</SYS>>"),
-        (content, SpanKind.USER, user.trained),
-        markup(" [/INST]"),
-    )
+
+def _parse(parts: Sequence[str]) -> list[Said]:
+    return parse_turn("".join(parts).strip())
+
+
+LLAMA2 = Template(
+    name="llama2",
+    render=render,
+    parse=_parse,
+    chat_template=source("llama2.jinja"),
+    control_text=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", *MARKS),
+)

@@ -1,0 +1,45 @@
+"""What a chat template is to the rest: conversation to segments, a reply read back, and what it needs of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tokenization.conversation import Conversation
+from tokenization.grammar.reply import Said
+from tokenization.segments import ControlIds, Segment
+
+
+class Render(Protocol):
+    """A conversation as segments: the training sample or, to `generate`, what the model is given before its next
+    turn. A sample's segments up to a turn of the assistant are the prompt of the messages before it."""
+
+    def __call__(
+        self, conversation: Conversation, control: ControlIds, *, generate: bool = False
+    ) -> list[Segment]: ...
+
+
+@dataclass(frozen=True)
+class Template:
+    name: str
+    render: Render
+    parse: Callable[[Sequence[str]], list[Said]]
+    """A generated turn, without its stop, to its texts and calls in order. It comes in parts: what stands between
+    `joint` tokens. Raises CallError."""
+    chat_template: str
+    """The same template for transformers, as Jinja. `{{ apart }}`: see `bundle.py`."""
+    special_tokens: tuple[str, ...] = ()
+    """Control tokens it needs beside bos and eos; added to a vocabulary that lacks them."""
+    stop_tokens: tuple[str, ...] = ()
+    """Those of them that end a turn of the assistant, beside eos."""
+    joint: str | None = None
+    """The one that parts messages inside a turn of the assistant."""
+    control_text: tuple[str, ...] = ()
+    """Structure that is ordinary text to the tokenizer, so that data could counterfeit it."""
+
+
+def source(name: str) -> str:
+    """A template's Jinja file beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
