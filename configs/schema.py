@@ -50,12 +50,24 @@ class SourceConfig:
     role: Literal["agent", "general"] = MISSING
     weight: float = 1.0
     """Share within the role, relative to the role's other sources."""
-    format: Literal["auto", "sharegpt", "messages"] = "auto"
+    format: Literal[
+        "auto",
+        "agentinstruct",
+        "sharegpt",
+        "openai",
+        "messages",
+        "chatglm3",
+        "pairs",
+        "alpaca",
+        "toolbench",
+    ] = "auto"
+    """How a row is written; `auto` looks at its keys."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    template: Literal["llama2"] = "llama2"
+    template: Literal["llama2", "chatglm3", "chatml", "model"] = "llama2"
+    """`model` is the model folder's own chat template."""
     system_prompt: str | None = None
     """Given to conversations that bring no system message of their own; none by default."""
     sequence_length: int = 4096
@@ -65,8 +77,12 @@ class DataConfig:
     """Share of agent data in the mixture."""
     eta_unit: Literal["samples"] = "samples"
     on_error: Literal["strict"] = "strict"
-    too_long: Literal["truncate", "drop"] = "truncate"
-    """A sample longer than a row: keep the whole turns that fit, or leave it out. Both are counted."""
+    control_text: Literal["refuse", "neutralise", "allow"] = "refuse"
+    """A message that holds the template's own marks where they are ordinary text, as [INST] is: stop at it, write the
+    mark apart ([ INST]), or let it stand. Control tokens need no policy: text is never encoded into one."""
+    too_long: Literal["truncate", "drop-oldest", "window", "drop"] = "truncate"
+    """A sample longer than a row: keep its first turns, or its last, or all in several parts, or leave it out. System
+    prompt and tools are kept, and what is lost is counted."""
     pack_window: int = 256
     """Samples looked at when a row is filled; bounds how far packing can reorder."""
 

@@ -8,9 +8,9 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,12 @@ from configs.schema import Config, DataConfig, TrainConfig
 from launch.arguments import Parser
 from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
-from tokenization.errors import Where
-from tokenization.preview import TARGET_COLOURS, row_to_json, to_html, to_json, to_terminal
+from tokenization.length import Fitted
+from tokenization.preview import NAMES, TARGET_COLOURS, row_to_json, to_html, to_json, to_terminal
 from tokenization.sample import TokenizedSample
-from trainer.data.length import LengthCounts, fit
 from trainer.data.open import open_builder, open_sources, open_stream
 from trainer.data.report import Packed
 from trainer.data.rows import IGNORED, PackedRow
-from trainer.data.stream import build_sample
 
 PER_SOURCE = 3
 """Samples of each source that a person is shown without --count."""
@@ -92,11 +90,11 @@ def first_samples(config: Config, builder: SampleBuilder, count: int | None) -> 
 def packed_samples(config: Config, builder: SampleBuilder, start: int, stop: int) -> Iterator[Shown]:
     """The samples of packed rows `start` to `stop` - 1, in the order they stand there, cut as they are there.
 
-    A row holds tokens and labels; kinds and turns come from the samples it was made of.
+    A row holds tokens and labels; kinds come from the samples it was made of.
     """
-    keeper = _Keeper(builder.encoder, builder.template, builder.system_prompt)
+    keeper = _Keeper(**{f.name: getattr(builder, f.name) for f in fields(builder)})
     for row in islice(open_stream(config, keeper), stop):
-        samples = keeper.take(row, config.data)
+        samples = keeper.take(row)
         if row.index >= start:
             yield from (Shown(sample, row) for sample in samples)
 
@@ -107,23 +105,19 @@ class _Keeper(SampleBuilder):
 
     built: list[TokenizedSample] = field(default_factory=list)
 
-    def build(
-        self, row: object, *, source: str, format: str, where: Where, default_id: str
-    ) -> TokenizedSample:
-        sample = super().build(row, source=source, format=format, where=where, default_id=default_id)
-        self.built.append(sample)
-        return sample
+    def fitted(self, row: object, **settings: Any) -> Fitted:
+        fitted = super().fitted(row, **settings)
+        self.built.extend(fitted.samples)
+        return fitted
 
-    def take(self, row: PackedRow, data: DataConfig) -> list[TokenizedSample]:
+    def take(self, row: PackedRow) -> list[TokenizedSample]:
         """The samples of a row; ids may be given twice, so the tokens decide."""
         edges = [*np.flatnonzero(row.positions[: row.filled] == 0), row.filled]
         taken: list[TokenizedSample] = []
         for name, start, stop in zip(row.samples, edges, edges[1:], strict=False):
-            for at, whole in enumerate(self.built):
-                if (whole.source, whole.id) != name:
-                    continue
-                sample, _ = fit(whole, data.sequence_length, data.too_long)
-                if sample is not None and np.array_equal(sample.tokens, row.tokens[start:stop]):
+            for at, sample in enumerate(self.built):
+                named = (sample.source, sample.id) == name
+                if named and np.array_equal(sample.tokens, row.tokens[start:stop]):
                     taken.append(sample)
                     del self.built[at]
                     break
@@ -133,24 +127,28 @@ class _Keeper(SampleBuilder):
 def _samples(config: Config, builder: SampleBuilder, per_source: int | None) -> Iterator[TokenizedSample]:
     for source in open_sources(config):
         for i in range(min(len(source), per_source or len(source))):
-            yield build_sample(source, i, builder)
+            row, where = source.row(i)
+            yield builder.build(
+                row, source=source.name, format=source.format, where=where, default_id=str(i)
+            )
 
 
 def _print_readable(shown: Iterable[Shown], encoder: Encoder, data: DataConfig) -> None:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     packed: defaultdict[str, Packed] = defaultdict(Packed)
-    counts = LengthCounts()
+    long = untrained = 0
     row = None
     for sample, its_row in shown:
         if its_row is not row and its_row is not None:
             row = its_row
             print(_bold(_row_heading(row), colour))
         print(to_terminal(sample, encoder, colour))
-        packed[sample.source] += Packed(1, len(sample), int(sample.trained.sum()))
-        counts += fit(sample, data.sequence_length, data.too_long)[1]
+        packed[sample.source] += Packed(1, len(sample), sample.targets)
+        long += len(sample) > data.sequence_length
+        untrained += not sample.targets
     print(_legend(colour))
     print(_table(packed))
-    for note in _notes(counts, data):
+    for note in _notes(long, untrained, data):
         print(note)
 
 
@@ -163,7 +161,7 @@ def _row_heading(row: PackedRow) -> str:
 def _legend(colour: bool) -> str:
     if not colour:
         return "Targets stand in ⟦ ⟧."
-    kinds = ", ".join(f"\x1b[{code}m{kind.name.lower()}\x1b[0m" for kind, code in TARGET_COLOURS.items())
+    kinds = ", ".join(f"\x1b[{code}m{NAMES[kind]}\x1b[0m" for kind, code in TARGET_COLOURS.items())
     return f"Targets by kind: {kinds}; \x1b[2mdim is no target\x1b[0m."
 
 
@@ -183,15 +181,21 @@ def _table(packed: dict[str, Packed]) -> str:
     )
 
 
-def _notes(counts: LengthCounts, data: DataConfig) -> Iterator[str]:
+_TOO_LONG = {
+    "truncate": "training keeps their first turns, as far as they fit",
+    "drop-oldest": "training keeps their last turns, as far as they fit",
+    "window": "training takes them in several parts",
+    "drop": "training leaves them out",
+}
+
+
+def _notes(long: int, untrained: int, data: DataConfig) -> Iterator[str]:
     """What training would not take as it is shown."""
-    limit = f"data.sequence_length={data.sequence_length}"
-    if counts.truncated:
-        yield f"Training cuts {counts.truncated} of them after the last turn that fits into {limit}."
-    if counts.dropped_long:
-        yield f"Training leaves {counts.dropped_long} of them out: no trained turn fits into {limit}."
-    if counts.no_targets:
-        yield f"Training leaves {counts.no_targets} of them out: they have no target."
+    if long:
+        limit = f"data.sequence_length={data.sequence_length}"
+        yield f"Longer than {limit}: {long} of them; {_TOO_LONG[data.too_long]} (data.too_long={data.too_long})."
+    if untrained:
+        yield f"Without a target: {untrained} of them; training leaves them out."
 
 
 def _bold(text: str, colour: bool) -> str:

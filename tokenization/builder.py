@@ -1,32 +1,76 @@
-"""A row of data to a tokenized sample, in one call."""
+"""A row of data to a tokenized sample: parse, settle, render, encode, check."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tokenization import control_text, length
+from tokenization.conversation import Conversation
 from tokenization.encoder import Encoder
-from tokenization.errors import Where
+from tokenization.errors import DataError, Where
 from tokenization.formats import parse_row
+from tokenization.invariants import check_sample
 from tokenization.sample import TokenizedSample
-from tokenization.templates import template_named
+from tokenization.segments import RenderError
+from tokenization.templates.llama2 import LLAMA2
+from tokenization.templates.template import Template
 
 
 @dataclass(frozen=True)
 class SampleBuilder:
     encoder: Encoder
-    template: str = "llama2"
+    """With the template's control tokens."""
+    template: Template = LLAMA2
     system_prompt: str | None = None
     """Given to conversations that bring no system message of their own."""
+    control_text: control_text.Policy = "refuse"
 
-    def __post_init__(self) -> None:
-        template_named(self.template)
+    def conversation(self, row: object, *, format: str, where: Where, default_id: str) -> Conversation:
+        """One row as it is rendered. Raises DataError, naming `where`, if it is no conversation or holds control text."""
+        conversation = parse_row(row, format=format, where=where, default_id=default_id)
+        if self.system_prompt is not None:
+            conversation = conversation.with_system(self.system_prompt)
+        with _at(where):
+            return control_text.settle(conversation, self.template.control_text, self.control_text)
+
+    def encode(self, conversation: Conversation, source: str) -> TokenizedSample:
+        """The whole conversation as tokens. Raises RenderError for what the template cannot write."""
+        segments = self.template.render(conversation, self.encoder.control)
+        sample = self.encoder.encode(segments, source, conversation.id)
+        check_sample(sample, conversation)
+        return sample
 
     def build(
         self, row: object, *, source: str, format: str, where: Where, default_id: str
     ) -> TokenizedSample:
-        """Parses, renders and encodes one row. Raises DataError, naming `where`, if it is no conversation."""
-        conversation = parse_row(row, format=format, where=where, default_id=default_id)
-        if self.system_prompt is not None:
-            conversation = conversation.with_system(self.system_prompt)
-        segments = template_named(self.template)(conversation, self.encoder.control)
-        return self.encoder.encode(segments, source, conversation.id)
+        """The whole sample of one row. Raises DataError, naming `where`."""
+        conversation = self.conversation(row, format=format, where=where, default_id=default_id)
+        with _at(where):
+            return self.encode(conversation, source)
+
+    def fitted(
+        self,
+        row: object,
+        *,
+        source: str,
+        format: str,
+        where: Where,
+        default_id: str,
+        capacity: int,
+        too_long: length.Policy,
+    ) -> length.Fitted:
+        """The samples one row gives to training, at most `capacity` tokens each. Raises DataError, naming `where`."""
+        conversation = self.conversation(row, format=format, where=where, default_id=default_id)
+        with _at(where):
+            return length.fit(conversation, lambda c: self.encode(c, source), capacity, too_long)
+
+
+@contextmanager
+def _at(where: Where) -> Iterator[None]:
+    """A conversation that cannot be rendered is the data's fault, and has a place."""
+    try:
+        yield
+    except RenderError as error:
+        raise DataError(str(error), where) from None

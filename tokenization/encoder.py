@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from tokenization.sample import SpanKind, TokenizedSample
-from tokenization.segments import Control, ControlIds, Segment, Span, Text
-from tokenization.tokenizer_files import read_tokenizer, with_prefix
+from tokenization.segments import Control, ControlIds, RenderError, Segment, Span, Text
+from tokenization.tokenizer_files import always_prefixes, read_tokenizer, with_prefix
 
 
 class Piece(NamedTuple):
@@ -43,13 +43,18 @@ class Encoder:
         eos: str = "</s>",
         pad: str | None = None,
         special: Sequence[str] = (),
+        own_prefix: bool = False,
     ) -> None:
         """Works on a copy of `tokenizer`; the `special` tokens it lacks are added at its end.
+
+        `own_prefix` leaves a tokenizer that puts a space before every stretch between control tokens to do so: a
+        template that is rendered by transformers counts on it.
 
         Raises ValueError where `bos`, `eos` or a given `pad` is not in the vocabulary, or where the tokenizer
         turns plain text into a control token.
         """
-        tokenizer = with_prefix(tokenizer, "never")
+        if not (own_prefix and always_prefixes(tokenizer)):
+            tokenizer = with_prefix(tokenizer, "never")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -87,7 +92,10 @@ class Encoder:
         return ControlIds(self.bos, self.eos, self.special)
 
     def encode(self, segments: Sequence[Segment], source: str, id: str) -> TokenizedSample:
-        """The sample of a rendered conversation: each text is encoded on its own and nothing is added."""
+        """The sample of a rendered conversation: each text is encoded on its own and nothing is added.
+
+        Raises RenderError where a token lies across the end of a prompt.
+        """
         texts = [segment.text for segment in segments if isinstance(segment, Text)]
         encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
         tokens: list[int] = []
@@ -102,6 +110,12 @@ class Encoder:
             encoding = next(encodings)
             ids = encoding.ids
             tokens += ids
+            end = segment.prompt_end
+            if end is not None and any(start < end < stop for start, stop in encoding.offsets):
+                raise RenderError(
+                    "a token reaches from the prompt into the assistant's turn, so that training and serving would "
+                    "differ; use another data.template"
+                )
             if len(segment.spans) > 1:
                 text_kinds, text_trained = attribute(segment.spans, encoding.offsets)
                 kinds += text_kinds

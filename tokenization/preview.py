@@ -17,24 +17,50 @@ from tokenization.sample import SpanKind, TokenizedSample
 IGNORED = -100
 """Label of a token that is no target, as in transformers."""
 
+NAMES = {kind: kind.name.lower().replace("_", " ") for kind in SpanKind}
+"""What a person reads."""
+
 TARGET_COLOURS = {
     SpanKind.CONTROL: "35",
     SpanKind.SYSTEM: "36",
     SpanKind.USER: "33",
-    SpanKind.ASSISTANT: "32",
+    SpanKind.TEXT: "32",
+    SpanKind.CALL_NAME: "1;34",
+    SpanKind.ARGUMENTS: "34",
+    SpanKind.CODE: "96",
+    SpanKind.OBSERVATION: "93",
     SpanKind.STOP: "1;31",
 }
 """ANSI colour of a target by its kind; what is no target is dimmed."""
 _DIM = "2"
 
-_STYLE = """
+_PAINT = {
+    SpanKind.CONTROL: "#e6ccff",
+    SpanKind.SYSTEM: "#b3ecff",
+    SpanKind.USER: "#ffe9a8",
+    SpanKind.TEXT: "#bfeebf",
+    SpanKind.CALL_NAME: "#9fc3ff",
+    SpanKind.ARGUMENTS: "#cfe0ff",
+    SpanKind.CODE: "#a8ece4",
+    SpanKind.OBSERVATION: "#ffd6a8",
+    SpanKind.STOP: "#ffb3b3",
+}
+"""A target's background on the page; what is no target has its kind's colour as a line under it."""
+
+_STYLE = (
+    """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ccc; padding: 1em; color: #777; }
-.target { color: #000; border-radius: 2px; }
-.target.control { background: #e6ccff; } .target.system { background: #b3ecff; }
-.target.user { background: #ffe9a8; } .target.assistant { background: #bfeebf; }
-.target.stop { background: #ffb3b3; } .target:hover, span:hover { outline: 1px solid #000; }
+pre, .key { line-height: 1.7; } .key span { padding: 0 .4em; margin-right: .4em; color: #777; }
+span.target, .key span.target { color: #000; border-radius: 2px; }
+pre span:hover { outline: 1px solid #000; }
 """
+    + "".join(
+        f".{kind.name.lower()} {{ border-bottom: 2px solid {colour}; }} "
+        f".target.{kind.name.lower()} {{ background: {colour}; }}\n"
+        for kind, colour in _PAINT.items()
+    )
+)
 
 
 def to_json(sample: TokenizedSample) -> str:
@@ -77,15 +103,17 @@ def to_terminal(sample: TokenizedSample, encoder: Encoder, colour: bool) -> str:
 
 
 def to_html(samples: Sequence[TokenizedSample], encoder: Encoder) -> str:
-    """One page that needs nothing else: targets on the colour of their kind, ids shown on hovering."""
-    legend = " ".join(
-        f'<span class="target {kind.name.lower()}">{kind.name.lower()}</span>' for kind in SpanKind
+    """One page that needs nothing else: targets on the colour of their kind, the rest grey with a line of that colour
+    under it; ids and kind shown on hovering."""
+    legend = "".join(
+        f'<span class="target {kind.name.lower()}">{name}</span><span class="{kind.name.lower()}">{name}</span>'
+        for kind, name in NAMES.items()
     )
     sections = "\n".join(_section(sample, encoder) for sample in samples)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>Samples</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<p>Targets by kind: {legend}; grey is no target.</p>\n{sections}\n</body>\n</html>\n"
+        f'<p class="key">Each kind as a target, and as what is no target: {legend}</p>\n{sections}\n</body>\n</html>\n'
     )
 
 
@@ -95,13 +123,13 @@ def _section(sample: TokenizedSample, encoder: Encoder) -> str:
         name = f"target {kind.name.lower()}" if trained else kind.name.lower()
         for piece in pieces:
             ids = " ".join(str(id) for id in sample.tokens[piece.start : piece.stop].tolist())
-            spans.append(f'<span class="{name}" title="{ids}">{escape(_visible(piece.text))}</span>')
+            spans.append(f'<span class="{name}" title="{NAMES[kind]} {ids}">{escape(_visible(piece.text))}</span>')
     return f"<h2>{escape(_visible(_heading(sample)))}</h2>\n<pre>{''.join(spans)}</pre>"
 
 
 def _heading(sample: TokenizedSample) -> str:
-    targets, turns = int(sample.trained.sum()), len(sample.turn_ends)
-    return f"{sample.source}:{sample.id}  tokens {len(sample)}  targets {targets}  turns {turns}"
+    sizes = f"tokens {len(sample)}  targets {sample.targets}  turns {sample.turns}"
+    return f"{sample.source}:{sample.id}  {sizes}"
 
 
 def _runs(

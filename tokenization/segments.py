@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from tokenization.sample import SpanKind
 
 
+class RenderError(ValueError):
+    """A conversation that the template has no way to write."""
+
+
 @dataclass(frozen=True)
 class ControlIds:
     """Ids a template puts in as they are; no text is ever encoded into one of them."""
@@ -38,6 +42,8 @@ class Text:
 
     text: str
     spans: tuple[Span, ...]
+    prompt_end: int | None = None
+    """Where a prompt ends inside this text, so that no token may reach over it; mostly it ends before or after."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,13 @@ def with_prefix(tokenizer: Tokenizer, scheme: Literal["never", "first"]) -> Toke
     return Tokenizer.from_str(json.dumps(state))
 
 
+def always_prefixes(tokenizer: Tokenizer) -> bool:
+    """Whether it puts a space before every stretch between control tokens, not only at the very beginning."""
+    state = json.loads(tokenizer.to_str())
+    steps = [*_steps(state["normalizer"], "normalizers"), *_steps(state["pre_tokenizer"], "pretokenizers")]
+    return any(step["type"] == "Prepend" or step.get("prepend_scheme") == "always" for step in steps)
+
+
 def _steps(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
     if component is None:
         return []

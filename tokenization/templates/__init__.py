@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tokenization.conversation import Conversation, Message
+from tokenization.encoder import Encoder
 from tokenization.segments import ControlIds, Segment
 from tokenization.templates.chatglm3 import CHATGLM3
 from tokenization.templates.chatml import CHATML
@@ -17,8 +19,22 @@ TEMPLATES: dict[str, Template] = {template.name: template for template in (LLAMA
 def template_named(name: str) -> Template:
     """The template of that name; ValueError names the known ones."""
     if name not in TEMPLATES:
-        raise ValueError(f"template {name!r} is not known; use one of {', '.join(TEMPLATES)}")
+        raise ValueError(f"template {name!r} is not known; use one of {', '.join(TEMPLATES)} or model")
     return TEMPLATES[name]
+
+
+def open_template(name: str, path: Path) -> tuple[Template, Encoder]:
+    """A template, and the tokenizer at `path` with the control tokens that it needs.
+
+    `model` is the template of the folder itself. Raises ValueError, with the remedy, where there is none, where the
+    tokenizer cannot be read, or for an unknown name.
+    """
+    if name == "model":
+        from tokenization.templates.folder import folder_template  # transformers takes a second to import
+
+        return folder_template(path)
+    template = template_named(name)
+    return template, Encoder.from_folder(path, template.special_tokens)
 
 
 def prompt(

@@ -21,6 +21,7 @@ the assistant goes on. A text before a call, and each of several calls, is a mes
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Sequence
 
 from tokenization.conversation import Conversation, Message, runs
@@ -28,7 +29,7 @@ from tokenization.grammar.pythonic import call_parts, parse_message, result_part
 from tokenization.grammar.reply import Said
 from tokenization.sample import SpanKind
 from tokenization.segments import Control, ControlIds, Part, Segment, Text, joined, markup
-from tokenization.templates.template import Template, source
+from tokenization.templates.template import Template, jinja
 from tokenization.templates.tools import system_parts
 
 SYSTEM, USER, ASSISTANT, OBSERVATION = ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -96,7 +97,7 @@ CHATGLM3 = Template(
     name="chatglm3",
     render=render,
     parse=_parse,
-    chat_template=source("chatglm3.jinja"),
+    chat_template=jinja("chatglm3.jinja", tools_before=TOOLS, keywords=keyword.kwlist),
     special_tokens=ROLES,
     stop_tokens=(USER, OBSERVATION),
     joint=ASSISTANT,

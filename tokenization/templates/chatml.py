@@ -23,8 +23,8 @@ from tokenization.grammar.reply import Said
 from tokenization.grammar.tagged import MARKS, parse_turn, result_parts, turn_parts
 from tokenization.sample import SpanKind
 from tokenization.segments import Control, ControlIds, Part, Segment, interleaved, joined, markup
-from tokenization.templates.template import Template, source
-from tokenization.templates.tools import system_parts, tools_text
+from tokenization.templates.template import Template, jinja
+from tokenization.templates.tools import AFTER, BEFORE, system_parts, tools_text
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -67,7 +67,7 @@ CHATML = Template(
     name="chatml",
     render=render,
     parse=_parse,
-    chat_template=source("chatml.jinja"),
+    chat_template=jinja("tagged.jinja", "chatml.jinja", tools_before=BEFORE, tools_after=AFTER),
     special_tokens=(START, END),
     stop_tokens=(END,),
     control_text=MARKS,

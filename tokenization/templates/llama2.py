@@ -32,8 +32,8 @@ from tokenization.grammar.reply import Said
 from tokenization.grammar.tagged import MARKS, parse_turn, result_parts, turn_parts
 from tokenization.sample import SpanKind
 from tokenization.segments import Control, ControlIds, Part, Segment, Text, interleaved, joined, markup
-from tokenization.templates.template import Template, source
-from tokenization.templates.tools import system_parts, tools_text
+from tokenization.templates.template import Template, jinja
+from tokenization.templates.tools import AFTER, BEFORE, system_parts, tools_text
 
 
 def render(conversation: Conversation, control: ControlIds, *, generate: bool = False) -> list[Segment]:
@@ -80,6 +80,6 @@ LLAMA2 = Template(
     name="llama2",
     render=render,
     parse=_parse,
-    chat_template=source("llama2.jinja"),
+    chat_template=jinja("tagged.jinja", "llama2.jinja", tools_before=BEFORE, tools_after=AFTER),
     control_text=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", *MARKS),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Template:
     """A generated turn, without its stop, to its texts and calls in order. It comes in parts: what stands between
     `joint` tokens. Raises CallError."""
     chat_template: str
-    """The same template for transformers, as Jinja. `{{ apart }}`: see `bundle.py`."""
+    """The same template in Jinja, for transformers: what a written model folder is served with."""
     special_tokens: tuple[str, ...] = ()
     """Control tokens it needs beside bos and eos; added to a vocabulary that lacks them."""
     stop_tokens: tuple[str, ...] = ()
@@ -40,6 +41,8 @@ class Template:
     """Structure that is ordinary text to the tokenizer, so that data could counterfeit it."""
 
 
-def source(name: str) -> str:
-    """A template's Jinja file beside this one."""
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def jinja(*files: str, **constants: object) -> str:
+    """The Jinja files of this folder as one template, with constants that it shares with the Python side set first."""
+    settings = [f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in constants.items()]
+    sources = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in files]
+    return "".join((*settings, *sources))

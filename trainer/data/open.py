@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.schema import Config
 from tokenization.builder import SampleBuilder
-from tokenization.encoder import Encoder
+from tokenization.templates import open_template
 from trainer.data.sources import Source, open_source
 from trainer.data.stream import RowStream
 
@@ -21,10 +21,10 @@ def open_builder(config: Config) -> SampleBuilder:
             f"agenttune init-model {path} --shape tiny --tokenizer DIR"
         )
     try:
-        encoder = Encoder.from_folder(path)
+        template, encoder = open_template(config.data.template, Path(path))
     except ValueError as error:
         raise ConfigError(f"model.path={path}: {error}") from error
-    return SampleBuilder(encoder, config.data.template, config.data.system_prompt)
+    return SampleBuilder(encoder, template, config.data.system_prompt, config.data.control_text)
 
 
 def open_sources(config: Config) -> list[Source]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.data.length import LengthCounts
+from tokenization.length import LengthCounts
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from configs.errors import ConfigError
 from configs.schema import DataConfig
 from tokenization.errors import DataError, Where
+from tokenization.length import Fitted, LengthCounts, Policy
 from tokenization.sample import TokenizedSample
-from trainer.data.length import LengthCounts, fit
 from trainer.data.mixture import next_source, shares
 from trainer.data.order import SourceOrder
 from trainer.data.packing import choose, pack_row
@@ -30,15 +30,17 @@ from trainer.data.sources import Source
 class SampleBuilder(Protocol):
     """Turns a row of JSON into tokens and their mask; a pure function of its arguments."""
 
-    def build(
-        self, row: object, *, source: str, format: str, where: Where, default_id: str
-    ) -> TokenizedSample: ...
-
-
-def build_sample(source: Source, i: int, builder: SampleBuilder) -> TokenizedSample:
-    """Row `i` of the source as a sample; without an id of its own it is named after `i`. Raises DataError."""
-    row, where = source.row(i)
-    return builder.build(row, source=source.name, format=source.format, where=where, default_id=str(i))
+    def fitted(
+        self,
+        row: object,
+        *,
+        source: str,
+        format: str,
+        where: Where,
+        default_id: str,
+        capacity: int,
+        too_long: Policy,
+    ) -> Fitted: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class _Waiting:
     source: int
     k: int
     """Which draw of its source this is, from 0."""
+    part: int
+    """Which of the samples that draw gave, from 0; more than one where a long one is divided."""
     sample: TokenizedSample
 
 
@@ -75,6 +79,7 @@ class RowStream(Iterator[PackedRow]):
             "data.pack_window": config.pack_window,
             "data.too_long": config.too_long,
             "data.template": config.template,
+            "data.control_text": config.control_text,
             "data.system_prompt": config.system_prompt,
             "data.sources": [
                 [s.name, len(s), str(share)] for s, share in zip(sources, self._shares, strict=True)
@@ -102,7 +107,7 @@ class RowStream(Iterator[PackedRow]):
             pad_id=self._pad_id,
         )
         for w in taken:
-            self._packed[w.source] += Packed(1, len(w.sample), int(w.sample.trained.sum()))
+            self._packed[w.source] += Packed(1, len(w.sample), w.sample.targets)
             self._hash = chain(self._hash, w.sample)
         self._row += 1
         return row
@@ -110,12 +115,11 @@ class RowStream(Iterator[PackedRow]):
     def _draw(self) -> None:
         i = next_source(self._shares, self._draws)
         k = self._draws[i]
-        sample, counts = self._fitted(i, k)
+        fitted = self._fitted(i, k)
         self._draws[i] += 1
-        self._counts[i] += counts
-        if sample is not None:
-            self._waiting.append(_Waiting(i, k, sample))
-        elif self._draws[i] == len(self._sources[i]) and not (
+        self._counts[i] += fitted.counts
+        self._waiting += [_Waiting(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
+        if not fitted.samples and self._draws[i] == len(self._sources[i]) and not (
             self._counts[i].kept or self._counts[i].truncated
         ):
             raise DataError(
@@ -124,9 +128,19 @@ class RowStream(Iterator[PackedRow]):
                 f"into data.sequence_length {self._config.sequence_length}; mend it or raise the length"
             )
 
-    def _fitted(self, i: int, k: int) -> tuple[TokenizedSample | None, LengthCounts]:
-        sample = build_sample(self._sources[i], self._orders[i].row(k), self._builder)
-        return fit(sample, self._config.sequence_length, self._config.too_long)
+    def _fitted(self, i: int, k: int) -> Fitted:
+        """What draw `k` of source `i` gives; a row without an id of its own is named after its number."""
+        source, number = self._sources[i], self._orders[i].row(k)
+        row, where = source.row(number)
+        return self._builder.fitted(
+            row,
+            source=source.name,
+            format=source.format,
+            where=where,
+            default_id=str(number),
+            capacity=self._config.sequence_length,
+            too_long=self._config.too_long,
+        )
 
     def cursor(self) -> dict[str, Any]:
         """Where the stream stands, as JSON of a few kilobytes: `row` is the index of the next row."""
@@ -136,7 +150,7 @@ class RowStream(Iterator[PackedRow]):
             "draws": list(self._draws),
             "counts": [list(astuple(counts)) for counts in self._counts],
             "packed": [list(astuple(packed)) for packed in self._packed],
-            "waiting": [[w.source, w.k, len(w.sample)] for w in self._waiting],
+            "waiting": [[w.source, w.k, w.part, len(w.sample)] for w in self._waiting],
             "hash": self._hash,
         }
 
@@ -154,16 +168,17 @@ class RowStream(Iterator[PackedRow]):
                     "set it back, or start afresh with checkpoint.resume=never"
                 )
         waiting: list[_Waiting] = []
-        for i, k, length in cursor["waiting"]:
-            sample, _ = self._fitted(i, k)
-            if sample is None or len(sample) != length:
+        for i, k, part, length in cursor["waiting"]:
+            samples = self._fitted(i, k).samples
+            found = len(samples[part]) if part < len(samples) else 0
+            if found != length:
                 _, where = self._sources[i].row(self._orders[i].row(k))
                 raise DataError(
-                    f"{len(sample) if sample else 0} tokens, but {length} when the checkpoint was made; "
+                    f"{found} tokens, but {length} when the checkpoint was made; "
                     "bring back that data and tokenizer, or start afresh with checkpoint.resume=never",
                     where,
                 )
-            waiting.append(_Waiting(i, k, sample))
+            waiting.append(_Waiting(i, k, part, samples[part]))
         self._waiting = waiting
         self._row = cursor["row"]
         self._draws = list(cursor["draws"])
