@@ -11,6 +11,8 @@ setup(
     packages=[
         "configs",
         "tokenization",
+        "tokenization.formats",
+        "tokenization.lint",
         "tokenization.templates",
         "trainer",
         "trainer.data",
@@ -36,6 +38,7 @@ setup(
         "wandb>=0.31",
         "numpy>=2",
         "tqdm>=4.66",
+        "jsonschema>=4.23",
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],

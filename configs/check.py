@@ -24,8 +24,8 @@ def check_config(
 ) -> Layout:
     """The layout of a config that can work; ConfigError otherwise.
 
-    tokenizer_vocab is the number of ids the tokenizer can give, processes the number of ranks; None skips the
-    checks that need them.
+    tokenizer_vocab is the number of ids the tokenizer can give, those that a template adds not counted, processes the
+    number of ranks; None skips the checks that need them.
     """
     check_numbers(config)
     check_files(config)

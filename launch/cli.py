@@ -36,6 +36,11 @@ COMMANDS = {
         "show samples or packed rows as the model will see them",
         "agenttune preview configs/demo.yaml --count 2",
     ),
+    "lint": Command(
+        "launch.lint",
+        "report faults in agent data with file and line",
+        "agenttune lint configs/demo.yaml",
+    ),
     "init-model": Command(
         "launch.init_model",
         "make a randomly initialised Hugging Face folder",

@@ -10,9 +10,10 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
-from tokenization.encoder import Encoder
+from tokenization.bundle import generation_config
 from tokenization.formats import parse_row
 from trainer.data.mixture import shares
+from trainer.data.open import open_builder
 from trainer.data.sources import open_source
 
 FIRST_ROWS = 1000
@@ -23,11 +24,13 @@ def check_settings(config: Config, processes: int | None) -> Layout:
     """The layout of a config that fits its model, tokenizer and number of processes. Raises ConfigError."""
     check_files(config)  # its remedies for a missing folder are better than the readers' own
     shape = ModelShape.from_folder(config.model.path)
+    builder = open_builder(config)
     try:
-        vocabulary = Encoder.from_folder(config.model.path).vocab_size
+        generation_config(Path(config.model.path), builder.template, builder.encoder)  # a checkpoint needs it
     except ValueError as error:
         raise ConfigError(f"model.path={config.model.path}: {error}") from error
-    return check_config(config, shape, vocabulary, processes)
+    # The model grows by the tokens that the template adds, but not by what is amiss with its folder.
+    return check_config(config, shape, builder.encoder.own_size, processes)
 
 
 def check_output(config: Config) -> None:

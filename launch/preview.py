@@ -128,9 +128,7 @@ def _samples(config: Config, builder: SampleBuilder, per_source: int | None) -> 
     for source in open_sources(config):
         for i in range(min(len(source), per_source or len(source))):
             row, where = source.row(i)
-            yield builder.build(
-                row, source=source.name, format=source.format, where=where, default_id=str(i)
-            )
+            yield builder.build(row, source=source.name, format=source.format, where=where, default_id=str(i))
 
 
 def _print_readable(shown: Iterable[Shown], encoder: Encoder, data: DataConfig) -> None:

@@ -28,7 +28,7 @@ class SampleBuilder:
     control_text: control_text.Policy = "refuse"
 
     def conversation(self, row: object, *, format: str, where: Where, default_id: str) -> Conversation:
-        """One row as it is rendered. Raises DataError, naming `where`, if it is no conversation or holds control text."""
+        """One row as it is rendered. Raises DataError, naming `where`, for no conversation or refused control text."""
         conversation = parse_row(row, format=format, where=where, default_id=default_id)
         if self.system_prompt is not None:
             conversation = conversation.with_system(self.system_prompt)

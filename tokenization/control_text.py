@@ -26,7 +26,9 @@ def settle(conversation: Conversation, marks: Sequence[str], policy: Policy) -> 
     if policy == "allow" or not marks:
         return conversation
     pattern = re.compile("|".join(map(re.escape, marks)))
-    found = next(((place, hit[0]) for place, text in strings(conversation) if (hit := pattern.search(text))), None)
+    found = next(
+        ((place, hit[0]) for place, text in strings(conversation) if (hit := pattern.search(text))), None
+    )
     if found is None:
         return conversation
     place, mark = found

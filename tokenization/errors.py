@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Where:
-    """A place in a data file: its path and the 1-based line (JSONL) or row of an array, whose lines JSON hides."""
+    """A place in a data file: the 1-based line that a row begins on, and in a JSON array which row it is."""
 
     file: str
     line: int
-    in_array: bool = False
+    row: int | None = None
+    """From 1; only in arrays, where rows are not counted by their lines."""
 
     def __str__(self) -> str:
-        return f"{self.file} row {self.line}" if self.in_array else f"{self.file}:{self.line}"
+        place = f"{self.file}:{self.line}"
+        return place if self.row is None else f"{place} (row {self.row})"
 
 
 class DataError(ValueError):

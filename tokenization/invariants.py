@@ -37,6 +37,8 @@ def check_sample(sample: TokenizedSample, conversation: Conversation) -> None:
     for kind, role in _GIVEN.items():
         trained = np.count_nonzero(sample.trained & (sample.kinds == kind))
         if trained and not any(m.trained for m in conversation.messages if m.role == role):
-            raise InvariantError(f"{name}: {trained} tokens of the {role} are targets, and no message asks for it")
+            raise InvariantError(
+                f"{name}: {trained} tokens of the {role} are targets, and no message asks for it"
+            )
     if any(expected) and not sample.targets:
         raise InvariantError(f"{name}: {sum(expected)} trained turns and no target")

@@ -47,19 +47,16 @@ _PAINT = {
 }
 """A target's background on the page; what is no target has its kind's colour as a line under it."""
 
-_STYLE = (
-    """
+_STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ccc; padding: 1em; color: #777; }
 pre, .key { line-height: 1.7; } .key span { padding: 0 .4em; margin-right: .4em; color: #777; }
 span.target, .key span.target { color: #000; border-radius: 2px; }
 pre span:hover { outline: 1px solid #000; }
-"""
-    + "".join(
-        f".{kind.name.lower()} {{ border-bottom: 2px solid {colour}; }} "
-        f".target.{kind.name.lower()} {{ background: {colour}; }}\n"
-        for kind, colour in _PAINT.items()
-    )
+""" + "".join(
+    f".{kind.name.lower()} {{ border-bottom: 2px solid {colour}; }} "
+    f".target.{kind.name.lower()} {{ background: {colour}; }}\n"
+    for kind, colour in _PAINT.items()
 )
 
 
@@ -123,7 +120,9 @@ def _section(sample: TokenizedSample, encoder: Encoder) -> str:
         name = f"target {kind.name.lower()}" if trained else kind.name.lower()
         for piece in pieces:
             ids = " ".join(str(id) for id in sample.tokens[piece.start : piece.stop].tolist())
-            spans.append(f'<span class="{name}" title="{NAMES[kind]} {ids}">{escape(_visible(piece.text))}</span>')
+            spans.append(
+                f'<span class="{name}" title="{NAMES[kind]} {ids}">{escape(_visible(piece.text))}</span>'
+            )
     return f"<h2>{escape(_visible(_heading(sample)))}</h2>\n<pre>{''.join(spans)}</pre>"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenization.sample import SpanKind
 
@@ -61,12 +61,14 @@ Part = tuple[str, SpanKind, bool]
 
 
 def joined(*parts: Part) -> Text:
-    """One text out of parts; the spans follow from the parts' lengths."""
+    """One text out of parts. The spans follow from the parts' lengths; like neighbours make one span."""
     spans: list[Span] = []
     start = 0
     for characters, kind, trained in parts:
         stop = start + len(characters)
-        if stop > start:
+        if spans and (spans[-1].kind, spans[-1].trained) == (kind, trained):
+            spans[-1] = replace(spans[-1], stop=stop)
+        elif stop > start:
             spans.append(Span(start, stop, kind, trained))
         start = stop
     return Text("".join(characters for characters, _, _ in parts), tuple(spans))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from configs.layout import Layout
 from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
-from trainer.checkpoint.hf_import import load_weights
+from tokenization.builder import SampleBuilder
+from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, read_progress
 from trainer.checkpoint.store import resume_folder
 from trainer.checkpoint.training_state import read_training_state
-from trainer.data.open import open_stream
+from trainer.data.open import open_builder, open_stream
 from trainer.data.stream import count_rows
 from trainer.loop import Run
 from trainer.loss import TargetLoss
@@ -31,30 +32,38 @@ from trainer.parallel.stages import balance, layer_costs
 from trainer.step import StepParts
 
 
-def count_steps(config: Config) -> int:
+def count_steps(config: Config, builder: SampleBuilder) -> int:
     """Optimizer steps of the run; `train.epochs` costs one pass over the data, tokenised to be counted."""
     if config.train.steps is not None:
         return config.train.steps
     assert config.train.epochs is not None  # check_config saw to one of the two
-    rows = count_rows(open_stream(config), config.train.epochs)
+    rows = count_rows(open_stream(config, builder), config.train.epochs)
     return -(-rows // config.batch.rows)  # the stream goes on where the last batch asks for more
+
+
+def grown_shape(config: Config, builder: SampleBuilder) -> ModelShape:
+    """The model's shape with a row of embedding and head for each control token that the template adds."""
+    shape = ModelShape.from_folder(config.model.path)
+    return replace(shape, vocab=max(shape.vocab, builder.encoder.vocab_size))
 
 
 def build_run(config: Config, layout: Layout) -> Run:
     """Join the process groups and put the run together, resumed where its checkpoints say so."""
     torch.manual_seed(config.run.seed)
     grid = start_grid(layout)
-    shape = ModelShape.from_folder(config.model.path)
-    stream = open_stream(config)
+    builder = open_builder(config)
+    shape = grown_shape(config, builder)
+    stream = open_stream(config, builder)
     folder = resume_folder(config)
     progress = read_progress(folder, config, layout) if folder else None
     if progress:
         stream.restore(progress.cursor)
-    steps = count_steps(config)
+    steps = count_steps(config, builder)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     weights = folder or Path(config.model.path)
-    engine, loss = build_model(config, shape, grid, bounds, table, weights)
+    fresh = fresh_ids(config, builder, folder)
+    engine, loss = build_model(config, shape, grid, bounds, table, weights, fresh)
     if folder and progress:
         read_training_state(folder, engine, table, grid, progress.step)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
@@ -65,13 +74,22 @@ def build_run(config: Config, layout: Layout) -> Run:
             tracker.say(
                 f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
             )
-    return Run(parts, stream, table, tuple(bounds), progress.step if progress else 0, tracker)
+    return Run(parts, builder, stream, table, tuple(bounds), progress.step if progress else 0, tracker)
 
 
 def build_model(
-    config: Config, shape: ModelShape, grid: Grid, bounds: list[int], table: Table, weights: Path
+    config: Config,
+    shape: ModelShape,
+    grid: Grid,
+    bounds: list[int],
+    table: Table,
+    weights: Path,
+    fresh: range,
 ) -> tuple[Engine, TargetLoss]:
-    """This rank's layers with the weights of a Hugging Face folder, the loss, and the engine around them."""
+    """This rank's layers with the weights of a Hugging Face folder, the loss, and the engine around them.
+
+    fresh: ids that those weights know nothing of.
+    """
     dtype = getattr(torch, config.model.dtype)
     layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
     loss = TargetLoss(shape.vocab, shape.hidden, len(config.data.sources), grid.tensor_group, grid.device)
@@ -79,7 +97,8 @@ def build_model(
     head = head_weight(stages)
     if head is not None:
         loss.bind_head(head)
-    load_weights(weights, shape, table, dict(stages.named_parameters()), grid.tensor_rank, grid.layout.tensor)
+    parameters = dict(stages.named_parameters())
+    load_weights(weights, shape, table, parameters, grid.tensor_rank, grid.layout.tensor, fresh)
     engine = build_engine(
         stages,
         make_adamw(stages.parameters(), config.optimizer),

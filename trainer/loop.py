@@ -10,7 +10,9 @@ from pathlib import Path
 
 from configs.errors import REQUEUE
 from configs.load import save_config
-from trainer.checkpoint.hf_export import copy_companions, write_weights
+from tokenization.builder import SampleBuilder
+from tokenization.bundle import write_bundle
+from trainer.checkpoint.hf_export import write_weights
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import FOLDER, Progress, model_digest
 from trainer.checkpoint.store import commit, prune
@@ -27,6 +29,8 @@ class Run:
     """A run ready to train: everything the loop touches."""
 
     parts: StepParts
+    builder: SampleBuilder
+    """Template and tokenizer, which go into every checkpoint."""
     stream: RowStream
     table: Table
     bounds: tuple[int, ...]
@@ -84,8 +88,14 @@ def save(run: Run, step: int) -> Path:
             write_training_state(folder, parts.engine, run.table, parts.grid, progress)
         if parts.grid.is_main:
             with failures.attempt():
-                dtype = next(iter(parts.engine.parameters().values())).dtype
-                copy_companions(Path(config.model.path), folder, dtype)
+                write_bundle(
+                    Path(config.model.path),
+                    folder,
+                    run.builder.template,
+                    run.builder.encoder,
+                    vocab=parts.shape.vocab,
+                    dtype=config.model.dtype,
+                )
                 save_config(config, folder / FOLDER / "config.yaml")
         failures.settle()
 

@@ -19,6 +19,7 @@ from configs.check import check_config
 from configs.layout import Layout
 from configs.load import load_config
 from configs.shapes import ModelShape
+from tokenization.bundle import write_bundle
 from tokenization.sample import TokenizedSample
 from trainer.build import build_run
 from trainer.checkpoint import hf_export
@@ -167,7 +168,6 @@ def _row(samples: Sequence[Sample], index: int, length: int) -> Any:
             tokens=np.array(sample["tokens"], np.int32),
             trained=np.array(sample["trained"], np.bool_),
             kinds=np.zeros(len(sample["tokens"]), np.uint8),
-            turn_ends=(),
         )
         for i, sample in enumerate(samples)
     ]
@@ -178,8 +178,9 @@ def _export(run: Run, folder: Path) -> None:
     parameters = run.parts.engine.parameters()
     if run.parts.grid.is_main:
         folder.mkdir(parents=True)
-        dtype = next(iter(parameters.values())).dtype
-        hf_export.copy_companions(Path(run.parts.config.model.path), folder, dtype)
+        model, template, encoder = run.parts.config.model, run.builder.template, run.builder.encoder
+        vocab = run.parts.shape.vocab
+        write_bundle(Path(model.path), folder, template, encoder, vocab=vocab, dtype=model.dtype)
     dist.barrier()
     hf_export.write_weights(folder, run.parts.shape, run.bounds, parameters, run.parts.grid)
     dist.barrier()

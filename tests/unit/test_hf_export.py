@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
@@ -10,12 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from configs.errors import ConfigError
+from configs.schema import Config, DataConfig, ModelConfig
 from configs.shapes import SHAPES, ModelShape
-from trainer.checkpoint.hf_export import copy_companions, shard_plan, write_weights
-from trainer.checkpoint.hf_import import load_weights, tensor_files
+from tokenization.bundle import write_bundle
+from trainer.checkpoint import hf_import
+from trainer.checkpoint.hf_export import shard_plan, write_weights
+from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
+from trainer.data.open import open_builder
 from trainer.model.names import stage_table
 from trainer.parallel.grid import Grid
 from trainer.parallel.stages import balance, layer_costs
@@ -116,18 +123,82 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         tensor_files(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_companions(key: str, tmp_path: Path) -> None:
-    source, folder = tmp_path / "model", tmp_path / "out"
-    source.mkdir()
-    folder.mkdir()
-    (source / "config.json").write_text(json.dumps({"model_type": "llama", key: "float16", "kept": [1, 2]}))
-    companions = {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
-    companions |= {"special_tokens_map.json", "chat_template.jinja"}
-    for name in companions | {"model.safetensors", "pytorch_model.bin", "modeling_llama.py", "README.md"}:
-        (source / name).write_bytes(name.encode())
-    copy_companions(source, folder, torch.bfloat16)
-    assert {file.name for file in folder.iterdir()} == companions | {"config.json"}
-    assert all((folder / name).read_bytes() == name.encode() for name in companions)
-    config = json.loads((folder / "config.json").read_text())
-    assert config == {"model_type": "llama", key: "bfloat16", "kept": [1, 2]}
+OWN, ADDED = 11, 3
+
+
+def grown_slices(
+    folder: Path, shape: ModelShape, tensor: int, fresh: range
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embedding and head as `tensor` ranks hold them together, padding included."""
+    table = {
+        name: pieces
+        for name, pieces in stage_table(shape, 0, shape.layers + 3).items()
+        if pieces[0].name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    rows = -(-shape.vocab // tensor)
+    held: dict[str, list[torch.Tensor]] = {name: [] for name in table}
+    for rank in range(tensor):
+        parameters = {name: nn.Parameter(torch.full((rows, shape.hidden), float("nan"))) for name in table}
+        load_weights(folder, shape, table, parameters, rank, tensor, fresh)
+        for name, parameter in parameters.items():
+            held[name].append(parameter.detach())
+    embedding, *head = (torch.cat(slices) for slices in held.values())
+    return embedding, head[0] if head else embedding
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("spare", [0, 2, 3, 6], ids=lambda spare: f"{spare} spare rows")
+@pytest.mark.parametrize("tensor", [1, 2, 3, 4, 8])
+def test_new_rows_are_the_mean(
+    tensor: int, spare: int, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the folder has rows for the added ids, for some of them, or for more than those."""
+    monkeypatch.setattr(hf_import, "MEAN_ROWS", 4)  # 4, 4 and an odd 3
+    stored = replace(TINY, vocab=OWN + spare, tied=tied)
+    weights = {name: torch.randn(size) for name, size in stored.tensors().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    shape = replace(stored, vocab=max(stored.vocab, OWN + ADDED))
+    slices = grown_slices(tmp_path, shape, tensor, range(OWN, OWN + ADDED))
+    head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    for found, name in zip(slices, ("model.embed_tokens.weight", head), strict=True):
+        mean = weights[name][:OWN].double().mean(0).float()
+        expected = torch.cat([weights[name][:OWN], mean.expand(ADDED, -1), weights[name][OWN + ADDED :]])
+        assert torch.equal(found[: shape.vocab], expected)
+        assert not found[shape.vocab :].any()
+
+
+def test_the_mean_has_the_same_bits_for_any_number_of_threads(tmp_path: Path) -> None:
+    """torch's own float32 sum over these rows has not."""
+    rows = torch.randn(5003, 100, generator=torch.Generator().manual_seed(0))
+    save_file({"rows": rows.bfloat16()}, tmp_path / "rows.safetensors")
+    found: list[torch.Tensor] = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3, 16):
+        torch.set_num_threads(threads)
+        with safe_open(tmp_path / "rows.safetensors", framework="pt") as file:
+            found.append(mean_row(file.get_slice("rows"), 5001))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert found[0].dtype is torch.float32
+    exact = rows.bfloat16()[:5001].double().mean(0)
+    torch.testing.assert_close(found[0], exact.float(), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("rows", [OWN - 1, OWN + ADDED + 1])
+def test_rows_that_are_neither_stored_nor_new_are_refused(rows: int, tmp_path: Path) -> None:
+    weights = {name: torch.zeros(size) for name, size in replace(TINY, vocab=rows).tensors().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=rf"embed_tokens.weight has shape \({rows}, 8\)"):
+        grown_slices(tmp_path, replace(TINY, vocab=OWN + ADDED), 1, range(OWN, OWN + ADDED))
+
+
+def test_a_checkpoint_has_the_tokens_that_its_model_lacked(tmp_path: Path) -> None:
+    model, checkpoint = tmp_path / "model", tmp_path / "checkpoint"
+    shutil.copytree(Path(__file__).parents[2] / "configs/demo/tokenizer", model)
+    (model / "config.json").write_text(json.dumps(SHAPES["tiny"].hf_config()))
+    config = Config(model=ModelConfig(path=str(model)), data=DataConfig(template="chatglm3"))
+    builder = open_builder(config)
+    assert fresh_ids(config, builder, None) == range(1201, 1205)
+    checkpoint.mkdir()
+    write_bundle(model, checkpoint, builder.template, builder.encoder, vocab=1205, dtype="float32")
+    assert len(fresh_ids(config, builder, checkpoint)) == 0

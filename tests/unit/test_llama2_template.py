@@ -17,13 +17,14 @@ from tokenization.encoder import Encoder
 from tokenization.errors import Where
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, ControlIds, Segment, Text
-from tokenization.templates import TEMPLATES, prompt, template_named
+from tokenization.templates import prompt, template_named
+from tokenization.templates.llama2 import LLAMA2
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TOKENIZER = DATA / "llama2_tokenizer"
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the repository (../shared/data)")
 
-CONTROL, SYSTEM, USER, ASSISTANT, STOP = SpanKind
+CONTROL, SYSTEM, USER, TEXT, STOP = (SpanKind[name] for name in ("CONTROL", "SYSTEM", "USER", "TEXT", "STOP"))
 BOS, EOS = 1, 2
 WHERE = Where("talks.json", 1)
 
@@ -37,7 +38,7 @@ def talk(*messages: Said) -> Conversation:
 
 
 def render(*messages: Said) -> list[Segment]:
-    return TEMPLATES["llama2"](talk(*messages), ControlIds(BOS, EOS))
+    return LLAMA2.render(talk(*messages), ControlIds(BOS, EOS))
 
 
 def written(segments: list[Segment]) -> str:
@@ -52,20 +53,20 @@ on_any_machine = settings(deadline=None)  # time depends on what else runs
 # What is rendered.
 
 RENDERED = [
-    ([("user", " hi\n")], "<s>[INST] hi [/INST]|"),
-    ([("user", "hi"), ("assistant", "\tok\n ")], "<s>[INST] hi [/INST]|ok |</s>"),
+    ([("user", " hi\n")], "<s> [INST] hi [/INST]|"),
+    ([("user", "hi"), ("assistant", "\tok\n ")], "<s> [INST] hi [/INST]| ok |</s>"),
     (
         [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
-        "<s>[INST] a [/INST]|b |</s><s>[INST] c [/INST]|d |</s>",
+        "<s> [INST] a [/INST]| b |</s><s> [INST] c [/INST]| d |</s>",
     ),
-    ([("user", "a"), ("assistant", "")], "<s>[INST] a [/INST]| |</s>"),
-    ([("user", ""), ("assistant", "b")], "<s>[INST]  [/INST]|b |</s>"),
+    ([("user", "a"), ("assistant", "")], "<s> [INST] a [/INST]|  |</s>"),
+    ([("user", ""), ("assistant", "b")], "<s> [INST]  [/INST]| b |</s>"),
     (
         [("system", " S\n"), ("user", " hi "), ("assistant", "ok"), ("user", "c")],
-        "<s>[INST] <<SYS>>\n S\n\n<</SYS>>\n\n hi [/INST]|ok |</s><s>[INST] c [/INST]|",
+        "<s> [INST] <<SYS>>\n S\n\n<</SYS>>\n\n hi [/INST]| ok |</s><s> [INST] c [/INST]|",
     ),
-    ([("system", "S"), ("user", " \n")], "<s>[INST] <<SYS>>\nS\n<</SYS>> [/INST]|"),
-    ([("system", ""), ("user", "hi")], "<s>[INST] <<SYS>>\n\n<</SYS>>\n\nhi [/INST]|"),
+    ([("system", "S"), ("user", " \n")], "<s> [INST] <<SYS>>\nS\n<</SYS>> [/INST]|"),
+    ([("system", ""), ("user", "hi")], "<s> [INST] <<SYS>>\n\n<</SYS>>\n\nhi [/INST]|"),
 ]
 
 
@@ -78,7 +79,7 @@ def test_spans_of_an_instruction_with_a_system_prompt() -> None:
     (_, text) = render(("system", "S", True), ("user", "hi"))
     assert isinstance(text, Text)
     assert [(text.text[s.start : s.stop], s.kind, s.trained) for s in text.spans] == [
-        ("[INST] <<SYS>>\n", CONTROL, False),
+        (" [INST] <<SYS>>\n", CONTROL, False),
         ("S", SYSTEM, True),
         ("\n<</SYS>>\n\n", CONTROL, False),
         ("hi", USER, False),
@@ -88,7 +89,7 @@ def test_spans_of_an_instruction_with_a_system_prompt() -> None:
 
 def test_only_eos_ends_a_turn() -> None:
     segments = render(("user", "a"), ("assistant", "b"), ("user", "c"))
-    assert [s.ends_turn for s in segments if isinstance(s, Control)] == [False, True, False]
+    assert [s.kind for s in segments if isinstance(s, Control)] == [CONTROL, STOP, CONTROL]
 
 
 any_text = st.text(max_size=12) | st.sampled_from(["", " ", "</s>", "[/INST]", "<</SYS>>\n\n", "  a  b "])
@@ -107,7 +108,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 @on_any_machine
 @given(conversations())
 def test_spans_cover_every_character_once(conversation: Conversation) -> None:
-    for segment in TEMPLATES["llama2"](conversation, ControlIds(BOS, EOS)):
+    for segment in LLAMA2.render(conversation, ControlIds(BOS, EOS)):
         if isinstance(segment, Text):
             covered = [n for span in segment.spans for n in range(span.start, span.stop)]
             assert covered == list(range(len(segment.text)))
@@ -120,10 +121,10 @@ def test_spans_cover_every_character_once(conversation: Conversation) -> None:
 def test_a_samples_beginning_is_inferences_prompt(conversation: Conversation) -> None:
     """Before every answer: the training sample's segments so far are the prompt of the messages so far."""
     control = ControlIds(BOS, EOS)
-    rendered = TEMPLATES["llama2"](conversation, control)
+    rendered = LLAMA2.render(conversation, control)
     for number, message in enumerate(conversation.messages):
         if message.role == "assistant":
-            before = prompt(conversation.messages[:number], control)
+            before = prompt(conversation.messages[:number], control, LLAMA2)
             assert rendered[: len(before)] == before
             last = before[-1]
             assert isinstance(last, Text)
@@ -131,14 +132,16 @@ def test_a_samples_beginning_is_inferences_prompt(conversation: Conversation) ->
 
 
 def test_a_prompt_ends_with_the_user() -> None:
-    with pytest.raises(ValueError, match="ends with the user's message"):
-        prompt(talk(("user", "a"), ("assistant", "b")).messages, ControlIds(BOS, EOS))
+    with pytest.raises(ValueError, match="ends with the user's message or an observation"):
+        prompt(talk(("user", "a"), ("assistant", "b")).messages, ControlIds(BOS, EOS), LLAMA2)
     with pytest.raises(ValueError, match="no messages"):
-        prompt([], ControlIds(BOS, EOS))
+        prompt([], ControlIds(BOS, EOS), LLAMA2)
 
 
 def test_unknown_template() -> None:
-    with pytest.raises(ValueError, match="'llama3' is not known; use one of llama2"):
+    with pytest.raises(
+        ValueError, match="'llama3' is not known; use one of llama2, chatglm3, chatml or model"
+    ):
         template_named("llama3")
 
 
@@ -177,8 +180,8 @@ def test_two_turns_the_first_not_learned() -> None:
         *BEGIN,
         (7251, USER, False),  # ▁hi
         *CLOSE,
-        (3431, ASSISTANT, False),  # ▁ok
-        (29871, ASSISTANT, False),  # ▁
+        (3431, TEXT, False),  # ▁ok
+        (29871, TEXT, False),  # ▁
         (EOS, STOP, False),
         *BEGIN,
         (263, USER, False),  # ▁a
@@ -186,13 +189,12 @@ def test_two_turns_the_first_not_learned() -> None:
         (29879, USER, False),  # s
         (29958, USER, False),  # >
         *CLOSE,
-        (3431, ASSISTANT, True),  # ▁ok
-        (13, ASSISTANT, True),  # <0x0A>
-        (3582, ASSISTANT, True),  # yes
-        (29871, ASSISTANT, True),  # ▁
+        (3431, TEXT, True),  # ▁ok
+        (13, TEXT, True),  # <0x0A>
+        (3582, TEXT, True),  # yes
+        (29871, TEXT, True),  # ▁
         (EOS, STOP, True),
     ]
-    assert made.turn_ends == (12, 29)
 
 
 @real
@@ -219,8 +221,8 @@ def test_system_prompt_with_both_contents_learned() -> None:
             (13, CONTROL, False),
             (2918, USER, True),  # hi
             *CLOSE,
-            (3431, ASSISTANT, False),
-            (29871, ASSISTANT, False),
+            (3431, TEXT, False),
+            (29871, TEXT, False),
             (EOS, STOP, False),
         ]
     )
@@ -236,15 +238,15 @@ def test_chinese_emoji_and_an_empty_answer() -> None:
         (30919, USER, True),  # 你
         (31076, USER, True),  # 好
         *CLOSE,
-        (29871, ASSISTANT, True),
-        *[(byte, ASSISTANT, True) for byte in smile],
-        (29871, ASSISTANT, True),
+        (29871, TEXT, True),
+        *[(byte, TEXT, True) for byte in smile],
+        (29871, TEXT, True),
         (EOS, STOP, True),
         *BEGIN,
         (29871, CONTROL, False),
         *[(byte, USER, False) for byte in (236, 194, 194)],  # e9 bf bf
         *CLOSE,
-        (29871, ASSISTANT, True),
+        (259, TEXT, True),  # ▁▁
         (EOS, STOP, True),
     ]
 
@@ -253,7 +255,6 @@ def test_chinese_emoji_and_an_empty_answer() -> None:
 def test_the_last_message_from_the_user() -> None:
     made = sample(("user", "hi"), ("assistant", "ok"), ("user", "hi"))
     assert table(made)[12:] == [*BEGIN, (7251, USER, False), *CLOSE]
-    assert made.turn_ends == (12,)
     assert made.trained.sum() == 3
 
 
@@ -263,7 +264,7 @@ def test_control_tokens_in_data_stay_text(text: str) -> None:
     made = sample(("system", text), ("user", text), ("assistant", text))
     tokens = made.tokens.tolist()
     assert (tokens.count(0), tokens.count(BOS), tokens.count(EOS)) == (0, 1, 1)
-    assert encoder().decode(made.tokens[made.trained][:-1]) == f"{text} "
+    assert encoder().texts(made.tokens[made.trained][:-1].tolist()) == [f" {text} "]
 
 
 # Whole files against other tokenizers.

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization.sample import TokenizedSample
-from trainer.data.length import LengthCounts, fit
 from trainer.data.order import SourceOrder, permutation
 from trainer.data.packing import choose, pack_row
 from trainer.data.rows import IGNORED
 
 
-def sample(trained: list[bool], turn_ends: tuple[int, ...] = (), id: str = "x") -> TokenizedSample:
+def sample(trained: list[bool], id: str = "x") -> TokenizedSample:
     n = len(trained)
     return TokenizedSample(
         "s",
@@ -23,7 +22,6 @@ def sample(trained: list[bool], turn_ends: tuple[int, ...] = (), id: str = "x") 
         np.arange(100, 100 + n, dtype=np.int32),
         np.array(trained, bool),
         np.zeros(n, np.uint8),
-        turn_ends,
     )
 
 
@@ -126,51 +124,6 @@ def test_a_full_row_has_no_padding_and_an_overfull_one_is_refused():
     assert row.filled == 4
     with pytest.raises(ValueError, match="row 3: 4 tokens do not fit into 3"):
         pack_row([sample([False, True])] * 2, [0, 0], index=3, length=3, pad_id=9)
-
-
-# length policy
-
-F, T = False, True
-TURNS = sample([F, T, F, T, F, T], (2, 4, 6))
-
-
-@pytest.mark.parametrize(
-    ("given_sample", "capacity", "length", "counts"),
-    [
-        (TURNS, 6, 6, LengthCounts(kept=1)),
-        (TURNS, 5, 4, LengthCounts(truncated=1, targets_lost=1)),
-        (TURNS, 4, 4, LengthCounts(truncated=1, targets_lost=1)),
-        (TURNS, 3, 2, LengthCounts(truncated=1, targets_lost=2)),
-        (TURNS, 1, None, LengthCounts(dropped_long=1, targets_lost=3)),
-        (sample([F, F, F, T], (2, 4)), 3, None, LengthCounts(dropped_long=1, targets_lost=1)),
-        (sample([F, F, F, T], ()), 3, None, LengthCounts(dropped_long=1, targets_lost=1)),
-        (sample([F, F], (2,)), 3, None, LengthCounts(no_targets=1)),
-        (sample([F, F, F, F], (2, 4)), 3, None, LengthCounts(no_targets=1)),
-        (sample([], ()), 3, None, LengthCounts(no_targets=1)),
-    ],
-)
-def test_truncation_cuts_after_the_last_turn_that_fits(
-    given_sample: TokenizedSample, capacity: int, length: int | None, counts: LengthCounts
-):
-    kept, counted = fit(given_sample, capacity, "truncate")
-    assert counted == counts
-    if length is None:
-        assert kept is None
-    else:
-        assert kept is not None
-        assert len(kept) == len(kept.trained) == len(kept.kinds) == length
-        assert kept.tokens.tolist() == given_sample.tokens[:length].tolist()
-        assert kept.turn_ends == tuple(end for end in given_sample.turn_ends if end <= length)
-
-
-def test_drop_leaves_out_what_is_too_long():
-    assert fit(TURNS, 5, "drop") == (None, LengthCounts(dropped_long=1, targets_lost=3))
-    assert fit(TURNS, 6, "drop") == (TURNS, LengthCounts(kept=1))
-
-
-def test_counts_add_up_by_name():
-    total = LengthCounts(1, 2, 3, 4, 5) + LengthCounts(kept=10, targets_lost=20)
-    assert total == LengthCounts(kept=11, truncated=2, dropped_long=3, no_targets=4, targets_lost=25)
 
 
 # order

@@ -15,7 +15,7 @@ from tokenization.conversation import Conversation, Message
 from tokenization.encoder import Encoder
 from tokenization.preview import row_to_json, to_html, to_json, to_terminal
 from tokenization.sample import SpanKind, TokenizedSample
-from tokenization.templates import TEMPLATES
+from tokenization.templates.llama2 import LLAMA2
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -35,7 +35,7 @@ ENCODER = Encoder(byte_tokenizer())
 
 def sample(*messages: Message, id: str = "t") -> TokenizedSample:
     conversation = Conversation(id, messages)
-    return ENCODER.encode(TEMPLATES["llama2"](conversation, ENCODER.control), "talk", id)
+    return ENCODER.encode(LLAMA2.render(conversation, ENCODER.control), "talk", id)
 
 
 SMALL = TokenizedSample(
@@ -43,8 +43,7 @@ SMALL = TokenizedSample(
     id="7",
     tokens=np.array([1, 107, 2], np.int32),
     trained=np.array([False, True, True]),
-    kinds=np.array([SpanKind.CONTROL, SpanKind.ASSISTANT, SpanKind.STOP], np.uint8),
-    turn_ends=(3,),
+    kinds=np.array([SpanKind.CONTROL, SpanKind.TEXT, SpanKind.STOP], np.uint8),
 )
 TALK = sample(
     Message("user", "a 🙂\nb"), Message("assistant", "yes 你\nno"), Message("user", "c", True), id="9"
@@ -113,12 +112,12 @@ class Page(HTMLParser):
 
 def test_html_shows_every_token_on_the_colour_of_its_kind() -> None:
     assert Page(to_html([SMALL], ENCODER)).tokens == [
-        ("control", "1"),
-        ("target assistant", "107"),
-        ("target stop", "2"),
+        ("control", "control 1"),
+        ("target text", "text 107"),
+        ("target stop", "stop 2"),
     ]
     smile = " ".join(str(byte + 3) for byte in "🙂".encode())
-    assert f'<span class="user" title="{smile}">🙂</span>' in to_html([TALK], ENCODER)
+    assert f'<span class="user" title="user {smile}">🙂</span>' in to_html([TALK], ENCODER)
 
 
 def test_html_escapes_data_and_needs_nothing_else() -> None:
@@ -141,5 +140,5 @@ def test_any_text_is_shown_whole(colour: bool, content: str) -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", to_terminal(made, ENCODER, colour))
     said = content.strip()
     assert re.sub("[⟦⟧]", "", shown).split("\n", 1)[1] == (
-        f"<s> [INST] {said} [/INST]" + (f" {said} " if said else " ") + "</s>\n"
+        f"<s> [INST] {said} [/INST]" + (f" {said} " if said else "  ") + "</s>\n"
     )

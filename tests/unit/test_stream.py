@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from configs.schema import DataConfig, SourceConfig
 from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
+from tokenization.length import Fitted, LengthCounts, Policy
 from tokenization.sample import TokenizedSample
 from trainer.data.rows import IGNORED, PackedRow
 from trainer.data.sources import Source, open_source
@@ -43,16 +45,42 @@ class Rows:
 class FakeBuilder:
     """Tokens that tell source and row apart; turns of three, of which the last two are targets."""
 
-    def build(
-        self, row: object, *, source: str, format: str, where: Where, default_id: str
-    ) -> TokenizedSample:
+    def fitted(
+        self,
+        row: object,
+        *,
+        source: str,
+        format: str,
+        where: Where,
+        default_id: str,
+        capacity: int,
+        too_long: Policy,
+    ) -> Fitted:
         assert isinstance(row, tuple)
         assert format == "auto"
         length, trained = row
         tokens = np.arange(length, dtype=np.int32) + 1000 * int(default_id) + 100_000 * ord(source[0])
         mask = (np.arange(length) % 3 > 0) & trained
-        ends = (*range(3, length, 3), length)
-        return TokenizedSample(source, default_id, tokens, mask, np.zeros(length, np.uint8), ends)
+
+        def piece(start: int, stop: int) -> TokenizedSample:
+            kinds = np.zeros(stop - start, np.uint8)
+            return TokenizedSample(source, default_id, tokens[start:stop], mask[start:stop], kinds)
+
+        targets = int(mask.sum())
+        if not targets:
+            return Fitted((), LengthCounts(no_targets=1))
+        if length <= capacity:
+            return Fitted((piece(0, length),), LengthCounts(kept=1))
+        edges = [*range(0, length, capacity // 3 * 3), length]
+        pieces = [piece(*edge) for edge in pairwise(edges) if mask[slice(*edge)].any()]
+        pieces = {"window": pieces, "truncate": pieces[:1], "drop": []}[too_long]
+        lost = targets - sum(p.targets for p in pieces)
+        kept = (
+            LengthCounts(truncated=1, targets_lost=lost)
+            if pieces
+            else LengthCounts(dropped_long=1, targets_lost=lost)
+        )
+        return Fitted(tuple(pieces), kept)
 
 
 def stream_of(
@@ -121,7 +149,7 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
             assert (row.sources[start:stop] == list(rows).index(name)).all()
             placed[name, id] += 1
     cursor = stream.cursor()
-    waiting = Counter(source for source, _, _ in cursor["waiting"])
+    waiting = Counter(source for source, *_ in cursor["waiting"])
     for i, (name, content) in enumerate(rows.items()):
         report = stream.report()[i]
         in_rows = sum(count for (source, _), count in placed.items() if source == name)
@@ -139,16 +167,20 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
 
 @settings(deadline=None, max_examples=40)
 @given(
-    rows=two_sources, seed=st.integers(0, 10), window=st.integers(1, 20), stops=st.lists(st.integers(0, 9))
+    rows=two_sources,
+    seed=st.integers(0, 10),
+    window=st.integers(1, 20),
+    too_long=st.sampled_from(["truncate", "window"]),
+    stops=st.lists(st.integers(0, 9)),
 )
-def test_a_restored_stream_goes_on_exactly(rows, seed: int, window: int, stops: list[int]):
-    whole = stream_of(rows, seed=seed, window=window)
-    broken = stream_of(rows, seed=seed, window=window)
+def test_a_restored_stream_goes_on_exactly(rows, seed: int, window: int, too_long: str, stops: list[int]):
+    whole = stream_of(rows, seed=seed, window=window, too_long=too_long)
+    broken = stream_of(rows, seed=seed, window=window, too_long=too_long)
     for stop in [*stops, 5]:
         for _ in range(stop):
             assert same(next(whole), next(broken))
         cursor = json.loads(json.dumps(broken.cursor()))
-        broken = stream_of(rows, seed=seed, window=window)
+        broken = stream_of(rows, seed=seed, window=window, too_long=too_long)
         next(broken)  # what it did before does not matter
         broken.restore(cursor)
         assert broken.cursor() == whole.cursor() == cursor
@@ -227,7 +259,7 @@ def test_counted_rows_show_each_source_often_enough_and_none_too_many(rows, epoc
         placed.update(next(stream).samples)
         cursor = stream.cursor()
         owed = any(drawn < need for drawn, need in zip(cursor["draws"], needed, strict=True))
-        owed |= any(k < needed[source] for source, k, _ in cursor["waiting"])
+        owed |= any(k < needed[source] for source, k, *_ in cursor["waiting"])
         assert owed == (left > 0)
     for name, content in rows.items():
         usable = [str(i) for i, (length, trained) in enumerate(content) if trained and length > 1]

@@ -59,11 +59,16 @@ def render(conversation: Conversation, control: ControlIds, *, generate: bool = 
         else:
             for message in run:
                 observed = message.role == "observation"
-                content = result_parts(message) if observed else [(message.content, SpanKind.USER, message.trained)]
+                content = (
+                    result_parts(message) if observed else [(message.content, SpanKind.USER, message.trained)]
+                )
                 speak(_TOKEN[message.role], _text(content))
     if generate:
         return [*segments, Control(control[ASSISTANT])]
-    return [*segments, Control(control.eos, SpanKind.CONTROL if ended is None else SpanKind.STOP, bool(ended))]
+    return [
+        *segments,
+        Control(control.eos, SpanKind.CONTROL if ended is None else SpanKind.STOP, bool(ended)),
+    ]
 
 
 def _turn(run: Sequence[Message], control: ControlIds) -> list[Segment]:

@@ -34,7 +34,7 @@ _Stretch = tuple[int, int, SpanKind, bool]
 
 
 def folder_template(path: Path) -> tuple[Template, Encoder]:
-    """The chat template and the tokenizer of a model folder, as transformers reads both. No code of the folder's is run.
+    """The chat template and the tokenizer of a model folder, as transformers reads both. No code of it is run.
 
     Raises ValueError where it has no template, or one that ends no turn.
     """
@@ -198,7 +198,9 @@ class _FolderTemplate:
 def _one_message_a_turn(conversation: Conversation) -> Conversation:
     """The assistant's messages in a row as one, which is what templates know. Raises RenderError where some of them are
     trained and others not."""
-    merged: list[Message] = list(conversation.messages[: len(conversation.messages) - len(conversation.spoken)])
+    merged: list[Message] = list(
+        conversation.messages[: len(conversation.messages) - len(conversation.spoken)]
+    )
     for run in runs(conversation.spoken):
         if run[0].role != "assistant" or len(run) == 1:
             merged += run

@@ -48,9 +48,7 @@ def render(conversation: Conversation, control: ControlIds, *, generate: bool = 
             segments += [Control(control.bos), _instruction(system, run)]
             system = []
         else:
-            last = run[-1].trained
-            answer = joined(markup(" ", run[0].trained), *turn_parts(run, strip=True), markup(" ", last))
-            segments += [answer, Control(control.eos, SpanKind.STOP, last)]
+            segments += [_answer(run), Control(control.eos, SpanKind.STOP, run[-1].trained)]
     return segments
 
 
@@ -70,6 +68,16 @@ def _instruction(system: Sequence[Part], run: Sequence[Message]) -> Text:
         end = "\n<</SYS>>\n\n" if given else "\n<</SYS>>"
         given = [markup("<<SYS>>\n"), *system, markup(end), *given]
     return joined(markup(" [INST] "), *given, markup(" [/INST]"))
+
+
+def _answer(run: Sequence[Message]) -> Text:
+    """A turn between two spaces. They count as text where they stand beside text: one kind, one pass of the encoder."""
+    parts = turn_parts(run, strip=True)
+    kinds = [kind for _, kind, _ in parts] or [SpanKind.TEXT]
+    before, after = (
+        SpanKind.TEXT if kind is SpanKind.TEXT else SpanKind.CONTROL for kind in (kinds[0], kinds[-1])
+    )
+    return joined((" ", before, run[0].trained), *parts, (" ", after, run[-1].trained))
 
 
 def _parse(parts: Sequence[str]) -> list[Said]:

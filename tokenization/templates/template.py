@@ -1,4 +1,4 @@
-"""What a chat template is to the rest: conversation to segments, a reply read back, and what it needs of a tokenizer."""
+"""What a chat template is to the rest: conversation to segments, a reply read back, what it needs of a tokenizer."""
 
 from __future__ import annotations
 

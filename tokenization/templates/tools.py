@@ -9,9 +9,7 @@ from tokenization.grammar.tagged import CLOSE, OPEN, TOOLS, TOOLS_END
 from tokenization.sample import SpanKind
 from tokenization.segments import Part
 
-BEFORE = (
-    f"You can call functions to help the user. The functions, as JSON schemas, one to a line:\n{TOOLS}\n"
-)
+BEFORE = f"You can call functions to help the user. The functions, as JSON schemas, one to a line:\n{TOOLS}\n"
 AFTER = (
     f"\n{TOOLS_END}\n"
     f"To call a function, write a JSON object with its name and arguments between {OPEN} and {CLOSE}, "

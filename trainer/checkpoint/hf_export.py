@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,14 +19,6 @@ from trainer.model.names import Piece, owned_table, row_offsets
 from trainer.parallel.grid import Grid
 
 MAX_SHARD_BYTES = 5_000_000_000
-COPIED_PATTERNS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.jinja",
-)
 
 
 @dataclass(frozen=True)
@@ -117,16 +108,3 @@ def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid) -> torch.Tensor 
     dimension = 0 if piece.split == "rows" else 1
     whole = torch.cat([part.cpu() for part in slices], dim=dimension)
     return whole[: piece.shape[0], : piece.shape[1]].contiguous()
-
-
-def copy_companions(model_folder: Path, folder: Path, dtype: torch.dtype) -> None:
-    """Config, generation config, tokenizer and chat template beside the weights, as the model came with them."""
-    for pattern in COPIED_PATTERNS:
-        for file in sorted(model_folder.glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    name = str(dtype).removeprefix("torch.")
-    key = "dtype" if "dtype" in config else "torch_dtype"
-    config[key] = name
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

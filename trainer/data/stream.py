@@ -119,8 +119,10 @@ class RowStream(Iterator[PackedRow]):
         self._draws[i] += 1
         self._counts[i] += fitted.counts
         self._waiting += [_Waiting(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
-        if not fitted.samples and self._draws[i] == len(self._sources[i]) and not (
-            self._counts[i].kept or self._counts[i].truncated
+        if (
+            not fitted.samples
+            and self._draws[i] == len(self._sources[i])
+            and not (self._counts[i].kept or self._counts[i].truncated)
         ):
             raise DataError(
                 f"source {self._sources[i].name!r}: none of its {self._draws[i]} rows can be trained on: "
