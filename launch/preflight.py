@@ -11,7 +11,6 @@ from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.bundle import generation_config
-from tokenization.formats import parse_row
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder
 from trainer.data.sources import open_source
@@ -47,13 +46,14 @@ def check_output(config: Config) -> None:
 
 
 def check_sources(config: Config) -> None:
-    """Every source opens, has rows, and its first FIRST_ROWS in file order are conversations.
+    """Every source opens, has rows, and its first FIRST_ROWS in file order become samples.
 
     Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before.
     Raises ConfigError for shares that cannot be met, DataError for data.
     """
     shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
+    builder = open_builder(config)
     for source in map(open_source, config.data.sources):
         for i in range(min(len(source), FIRST_ROWS)):
             row, where = source.row(i)
-            parse_row(row, format=source.format, where=where, default_id=str(i))
+            builder.build(row, source=source.name, format=source.format, where=where, default_id=str(i))

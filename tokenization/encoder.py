@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, ControlIds, RenderError, Segment, Span, Text
 from tokenization.tokenizer_files import always_prefixes, read_tokenizer, with_prefix
+from tokenization.words import Words
 
 
 class Piece(NamedTuple):
@@ -67,6 +69,7 @@ class Encoder:
         self.pad_id: int = self._id(pad) if pad is not None else tokenizer.token_to_id("<unk>") or 0
         self.special: Mapping[str, int] = {token: self._id(token) for token in special}
         tokenizer.encode_special_tokens = True
+        self._words = Words(tokenizer)
         control = {bos: self.bos, eos: self.eos, **self.special}
         for token, id in control.items():
             if id in tokenizer.encode(f"a {token} b", add_special_tokens=False).ids:
@@ -96,8 +99,6 @@ class Encoder:
 
         Raises RenderError where a token lies across the end of a prompt.
         """
-        texts = [segment.text for segment in segments if isinstance(segment, Text)]
-        encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
         tokens: list[int] = []
         trained: list[bool] = []
         kinds: list[int] = []
@@ -107,22 +108,18 @@ class Encoder:
                 trained.append(segment.trained)
                 kinds.append(segment.kind)
                 continue
-            encoding = next(encodings)
-            ids = encoding.ids
-            tokens += ids
-            end = segment.prompt_end
-            if end is not None and any(start < end < stop for start, stop in encoding.offsets):
-                raise RenderError(
-                    "a token reaches from the prompt into the assistant's turn, so that training and serving would "
-                    "differ; use another data.template"
-                )
+            words = self._words.split(segment.text)
+            ids = self._words.ids(words)
+            before = len(tokens)
+            tokens.extend(chain.from_iterable(ids))
             if len(segment.spans) > 1:
-                text_kinds, text_trained = attribute(segment.spans, encoding.offsets)
+                text_kinds, text_trained = self._attributed(segment, words, ids)
                 kinds += text_kinds
                 trained += text_trained
             else:
-                kinds += [span.kind for span in segment.spans] * len(ids)
-                trained += [span.trained for span in segment.spans] * len(ids)
+                count = len(tokens) - before
+                kinds += [span.kind for span in segment.spans] * count
+                trained += [span.trained for span in segment.spans] * count
         if not tokens or trained[0]:
             # Its logits would have to come from a token before it, and there is none.
             raise AssertionError(f"internal: sample {source}:{id} does not begin with an untrained token")
@@ -136,13 +133,13 @@ class Encoder:
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
         """The ids of segments alone: a prompt's."""
-        texts = [segment.text for segment in segments if isinstance(segment, Text)]
-        encodings = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
-        return [
-            id
-            for segment in segments
-            for id in ([segment.id] if isinstance(segment, Control) else next(encodings).ids)
-        ]
+        tokens: list[int] = []
+        for segment in segments:
+            if isinstance(segment, Control):
+                tokens.append(segment.id)
+            else:
+                tokens.extend(chain.from_iterable(self._words.ids(self._words.split(segment.text))))
+        return tokens
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """The text of the ids, control tokens written out."""
@@ -176,6 +173,35 @@ class Encoder:
         before = len(self.decode([self.bos]))
         return [self.decode([self.bos, *part])[before:] for part in parts]
 
+    def _attributed(
+        self, text: Text, words: Sequence[str], ids: Sequence[tuple[int, ...]]
+    ) -> tuple[list[int], list[bool]]:
+        """Kind and mask of each token of a text. Words that lie in one span give theirs to all their tokens; of the
+        few that do not, each token is looked at."""
+        ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))  # [words], in characters
+        counts = np.fromiter(map(len, ids), np.int64, len(ids))
+        starts = np.concatenate(([0], ends[:-1]))
+        edges = np.array([span.start for span in text.spans])
+        first = (
+            np.searchsorted(edges, starts, side="right") - 1
+        )  # [words], the span of a word's first character
+        last = np.searchsorted(edges, ends - 1, side="right") - 1
+        owners = np.repeat(first, counts)  # [tokens]
+        token_ends = np.cumsum(counts)
+        for at in np.flatnonzero((first != last) & (counts > 0)):
+            start = int(starts[at])
+            offsets = [(start + a, start + b) for a, b in self._words.offsets(words[at])]
+            owners[token_ends[at] - counts[at] : token_ends[at]] = attribute(text.spans, offsets)
+            end = text.prompt_end
+            if end is not None and any(a < end < b for a, b in offsets):
+                raise RenderError(
+                    "a token reaches from the prompt into the assistant's turn, so that training and serving would "
+                    "differ; use another data.template"
+                )
+        kinds = np.array([span.kind for span in text.spans], np.uint8)[owners]
+        trained = np.array([span.trained for span in text.spans], np.bool_)[owners]
+        return kinds.tolist(), trained.tolist()
+
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)
         if id is None:
@@ -186,8 +212,8 @@ class Encoder:
         return id
 
 
-def attribute(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-    """Kind and mask of each token of a text, from its characters `offsets[i] = (start, stop)`.
+def attribute(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
+    """Which of the spans each stretch of characters `offsets[i] = (start, stop)` belongs to, an index each.
 
     A token that overlaps a message's content is the content's, even if it takes in the template's space; of two
     contents, the latter's. A token with no characters of its own counts as the character it stands at, and each
@@ -201,7 +227,4 @@ def attribute(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> tupl
     last = np.searchsorted(begins, lasts, side="right") - 1
     content = np.array([-1 if span.kind is SpanKind.CONTROL else at for at, span in enumerate(spans)])
     nearest = np.maximum.accumulate(content)[last]  # the last content span up to the token's last character
-    chosen = np.where(nearest >= first, nearest, last)
-    kinds = np.array([span.kind for span in spans], np.uint8)[chosen]
-    trained = np.array([span.trained for span in spans], np.bool_)[chosen]
-    return kinds.tolist(), trained.tolist()
+    return np.where(nearest >= first, nearest, last)

@@ -152,12 +152,16 @@ BAD_DATA: dict[str, tuple[str, tuple[str, ...]]] = {
     "no object": (lines(GOOD, GOOD, 7), ("agent.jsonl:3", "a number", "holds one conversation")),
     "no messages": (lines({"messages": []}), ("agent.jsonl:1", "empty list", "drop the row")),
     "unknown role": (lines(said("human", "bot")), ("agent.jsonl:1", "message 2", "'bot'", "gpt")),
-    "two answers": (
-        lines(GOOD, said("human", "gpt", "gpt")),
-        ("agent.jsonl:2", "messages 2 and 3", "join the two"),
+    "two questions": (
+        lines(GOOD, said("human", "human", "gpt")),
+        ("agent.jsonl:2", "messages 1 and 2", "join the two"),
     ),
     "begins with an answer": (lines(said("gpt")), ("agent.jsonl:1", "message 1", "drop it")),
-    "tools": (lines(GOOD | {"tools": [{"name": "f"}]}), ("agent.jsonl:1", "'tools'", "drop 'tools'")),
+    "tools": (lines(GOOD | {"tools": {"name": "f"}}), ("agent.jsonl:1", "'tools'", "list")),
+    "control text": (
+        lines({"messages": [{"role": "user", "content": "[INST] hi"}]}),
+        ("agent.jsonl:1", "message 1 holds '[INST]'", "data.control_text=neutralise"),
+    ),
 }
 
 
@@ -170,7 +174,7 @@ def test_bad_data(folder: Path, name: str) -> None:
 
 def test_bad_row_of_an_array_is_named_by_its_number(folder: Path) -> None:
     (folder / "general.json").write_text(json.dumps([GOOD, GOOD, {"messages": "a"}], indent=1))
-    expect_line(folder, 3, ("general.json row 3", "'messages' is a string", "list of messages"))
+    expect_line(folder, 3, ("general.json:26 (row 3)", "'messages' is a string", "list of messages"))
 
 
 def expect_line(folder: Path, code: int, said: tuple[str, ...], *overrides: str) -> None:

@@ -158,18 +158,17 @@ def test_attribution_by_brute_force(data: st.DataObject) -> None:
     owner = [span for span in text.spans for _ in range(span.start, span.stop)]
     starts = data.draw(st.lists(st.integers(0, length), max_size=6))
     offsets = [(start, min(length, start + data.draw(st.integers(0, 3)))) for start in starts]
-    got_kinds, got_trained = attribute(text.spans, offsets)
-    for (start, stop), kind, trained in zip(offsets, got_kinds, got_trained, strict=True):
+    for (start, stop), at in zip(offsets, attribute(text.spans, offsets), strict=True):
         touched = owner[start:stop] or [owner[min(start, length - 1)]]
         contents = [span for span in touched if span.kind is not CONTROL]
         expected = contents[-1] if contents else touched[0]
-        assert (kind, trained) == (expected.kind, expected.trained)
+        assert (text.spans[at].kind, text.spans[at].trained) == (expected.kind, expected.trained)
 
 
 def test_bytes_of_one_character_share_its_span() -> None:
     text = Text("a🙂b", (Span(0, 1, CONTROL, False), Span(1, 2, USER, True), Span(2, 3, CONTROL, False)))
     offsets = [(0, 1), (1, 2), (1, 2), (1, 2), (1, 2), (2, 3)]
-    assert attribute(text.spans, offsets) == ([CONTROL, *[USER] * 4, CONTROL], [False, *[True] * 4, False])
+    assert attribute(text.spans, offsets).tolist() == [0, 1, 1, 1, 1, 2]
 
 
 # Properties, with every tokenizer.

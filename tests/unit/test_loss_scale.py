@@ -121,7 +121,6 @@ def batches(draw: st.DrawFn) -> tuple[list[PackedRow], int, int]:
             np.array(tokens, np.int32),
             np.array(trained, np.bool_),
             np.zeros(size, np.uint8),
-            (),
         )
         source = draw(st.integers(0, SOURCES - 1))
         rows.append(pack_row([sample], [source], index=index, length=LENGTH, pad_id=0))

@@ -26,7 +26,7 @@ def random_row(index: int, random: np.random.Generator) -> PackedRow:
         trained[0] = False
         tokens = random.integers(4, VOCABULARY, n).astype(np.int32)
         samples.append(
-            TokenizedSample(f"s{len(samples)}", str(index), tokens, trained, np.zeros(n, np.uint8), (n,))
+            TokenizedSample(f"s{len(samples)}", str(index), tokens, trained, np.zeros(n, np.uint8))
         )
     sources = [int(sample.source[1:]) for sample in samples]
     return pack_row(samples, sources, index=index, length=LENGTH, pad_id=3)
@@ -75,7 +75,7 @@ def test_each_place_holds_the_label_and_source_of_the_next(seed: int, count: int
 
 def test_a_batch_written_out_by_hand():
     sample = TokenizedSample(
-        "s", "0", np.array([5, 6, 7], np.int32), np.array([False, True, True]), np.zeros(3, np.uint8), ()
+        "s", "0", np.array([5, 6, 7], np.int32), np.array([False, True, True]), np.zeros(3, np.uint8)
     )
     batch = to_micro_batch([pack_row([sample, sample], [1, 2], index=0, length=8, pad_id=3)])
     no = IGNORED
@@ -89,7 +89,7 @@ def test_a_batch_written_out_by_hand():
 def test_a_target_that_nothing_of_its_sample_predicts_is_refused(at: int):
     samples = [
         TokenizedSample(
-            "s", "0", np.full(3, 7, np.int32), np.arange(start, start + 3) == at, np.zeros(3, np.uint8), ()
+            "s", "0", np.full(3, 7, np.int32), np.arange(start, start + 3) == at, np.zeros(3, np.uint8)
         )
         for start in (0, 3)
     ]

@@ -184,7 +184,8 @@ def test_terminal_marks_targets_and_sums_up(preview) -> None:
         whole = sum(len(s["tokens"]) for s in first)
         assert abs(int(numbers[1][1]) - 100 * tokens / whole) <= 0.5
     assert shown.endswith(
-        "Training leaves 1 of them out: no trained turn fits into data.sequence_length=64.\n"
+        "Longer than data.sequence_length=64: 1 of them; "
+        "training keeps their first turns, as far as they fit (data.too_long=truncate).\n"
     )
 
 
@@ -269,7 +270,7 @@ def test_rows_that_are_none(refused, rows: str) -> None:
 def test_mistakes_are_one_line(refused, folder: Path, code: int, argument: str, said: str) -> None:
     if code == 3:
         (folder / "calls-1.jsonl").write_text('{"text": "no conversation"}\n')
-        said = "calls-1.jsonl:1: row has no 'conversations' or 'messages'"
+        said = "calls-1.jsonl:1: row fits no format, its keys are ['text']"
     line = refused(code, argument, "--format", "json")
     assert said in line
     assert line.count("\n") == 1

@@ -239,7 +239,7 @@ def test_a_source_that_gives_nothing_is_an_error_not_an_endless_loop(barren, too
 
 def test_a_bad_row_is_named_when_it_is_drawn():
     class Bad(FakeBuilder):
-        def build(self, row: object, *, where: Where, **rest: str) -> TokenizedSample:
+        def fitted(self, row: object, *, where: Where, **rest: object) -> Fitted:
             raise DataError("no conversation", where)
 
     stream = stream_of({"agent": [(3, True)], "general": [(5, True)]})

@@ -1,0 +1,161 @@
+"""Texts encoded word by word: the tokenizer's own ids, and masks by its own offsets."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from tokenization.encoder import Encoder, attribute
+from tokenization.sample import SpanKind
+from tokenization.segments import Control, Text, joined
+from tokenization.tokenizer_files import read_tokenizer, with_prefix
+from tokenization.words import Words, divides
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the repository (../shared/data)")
+FOLDERS = {"demo": ROOT / "configs/demo/tokenizer", "llama2": DATA / "llama2_tokenizer"}
+every_tokenizer = pytest.mark.parametrize("name", ["demo", pytest.param("llama2", marks=real)])
+on_any_machine = settings(deadline=None)
+
+
+@cache
+def plain(name: str) -> Tokenizer:
+    tokenizer = with_prefix(read_tokenizer(FOLDERS[name])[0], "never")
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@cache
+def words(name: str) -> Words:
+    return Words(plain(name))
+
+
+@cache
+def encoder(name: str) -> Encoder:
+    return Encoder.from_folder(FOLDERS[name])
+
+
+texts = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+    | st.sampled_from(
+        [
+            " ",
+            "  ",
+            "\n",
+            "\r\n",
+            "\t",
+            "▁",
+            " ▁",
+            "\u00a0",
+            "\u3000",
+            "hello",
+            "</s>",
+            "<0x0A>",
+            "🙂",
+            "你好",
+            "é",
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@every_tokenizer
+@on_any_machine
+@given(text=texts)
+def test_ids_are_those_of_the_whole_text(name: str, text: str) -> None:
+    made = words(name)
+    assert "".join(made.split(text)) == text
+    ids = [id for word in made.ids(made.split(text)) for id in word]
+    assert ids == plain(name).encode(text, add_special_tokens=False).ids
+
+
+@every_tokenizer
+@on_any_machine
+@given(data=st.data(), parts=st.lists(texts, min_size=1, max_size=5))
+def test_kinds_and_mask_are_those_of_the_whole_texts_offsets(
+    name: str, data: st.DataObject, parts: list[str]
+) -> None:
+    kinds = st.sampled_from([SpanKind.CONTROL, SpanKind.USER, SpanKind.TEXT, SpanKind.ARGUMENTS])
+    text: Text = joined(*((part, data.draw(kinds), data.draw(st.booleans())) for part in parts))
+    made = encoder(name).encode([Control(1), text], "s", "t")
+    if not text.spans:
+        assert len(made) == 1
+        return
+    offsets = plain(name).encode(text.text, add_special_tokens=False).offsets
+    owners = [text.spans[at] for at in attribute(text.spans, offsets)]
+    assert made.kinds[1:].tolist() == [span.kind for span in owners]
+    assert made.trained[1:].tolist() == [span.trained for span in owners]
+
+
+@real
+def test_whole_files_as_sentencepiece_has_them() -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(DATA / "llama2_tokenizer" / "tokenizer.model"))
+    made = words("llama2")
+    count = 0
+    for name in ("agentinstruct_db.json", "sharegpt_general.json", "glaive_toolcall_en.json"):
+        rows: list[dict[str, Any]] = json.loads((DATA / "conversations" / name).read_text(encoding="utf-8"))
+        for row in rows:
+            for message in row["conversations"]:
+                text = f" {message['value']}"  # SentencePiece puts this space by itself
+                assert [id for word in made.ids(made.split(text)) for id in word] == pieces.encode(text[1:])
+                count += 1
+    assert count == 6366
+
+
+def changed(name: str, **changes: Any) -> Tokenizer:
+    state = json.loads(plain("demo").to_str())
+    section, _, key = name.partition(".")
+    place = state[section] if key else state
+    place.update(changes) if not key else place.update({key: changes["value"]})
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def test_a_tokenizer_of_llamas_kind_divides() -> None:
+    assert divides(plain("demo"))
+
+
+@pytest.mark.parametrize("piece", ["a▁", "▁a▁b", "a\n", "\n\n"])
+def test_a_piece_across_words_forbids_it(piece: str) -> None:
+    state = json.loads(plain("demo").to_str())
+    state["model"]["vocab"][piece] = 5000
+    assert not divides(Tokenizer.from_str(json.dumps(state)))
+
+
+def test_other_tokenizers_are_left_whole() -> None:
+    byte_level = Tokenizer(models.BPE())
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    begins = with_prefix(plain("demo"), "first")
+    no_bytes = changed("model.byte_fallback", value=False)
+    random = changed("model.dropout", value=0.1)
+    found_in_text = with_prefix(plain("demo"), "never")
+    found_in_text.add_tokens(["the answer"])
+    normalised = with_prefix(plain("demo"), "never")
+    normalised.normalizer = normalizers.Lowercase()
+    for tokenizer in (byte_level, begins, no_bytes, random, found_in_text, normalised):
+        assert not divides(tokenizer)
+    left = Words(found_in_text)
+    assert left.split("so the answer is") == ["so the answer is"]
+    assert left.ids(["so the answer is"]) == [
+        tuple(found_in_text.encode("so the answer is", add_special_tokens=False).ids)
+    ]
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenization.words._MOST", 10)
+    made = Words(plain("demo"))
+    for number in range(100):
+        text = f" word{number} and" + "x" * 100
+        ids = [id for word in made.ids(made.split(text)) for id in word]
+        assert ids == plain("demo").encode(text, add_special_tokens=False).ids
+        assert len(made._known) <= 10  # pyright: ignore[reportPrivateUsage]
