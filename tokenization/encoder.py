@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,26 +101,22 @@ class Encoder:
         Raises RenderError where a token lies across the end of a prompt.
         """
         tokens: list[int] = []
+        kinds: list[int] = []  # [runs]: tokens in a row of one span are a run
         trained: list[bool] = []
-        kinds: list[int] = []
+        counts: list[int] = []
         for segment in segments:
             if isinstance(segment, Control):
                 tokens.append(segment.id)
-                trained.append(segment.trained)
                 kinds.append(segment.kind)
+                trained.append(segment.trained)
+                counts.append(1)
                 continue
             words = self._words.split(segment.text)
             ids = self._words.ids(words)
-            before = len(tokens)
             tokens.extend(chain.from_iterable(ids))
-            if len(segment.spans) > 1:
-                text_kinds, text_trained = self._attributed(segment, words, ids)
-                kinds += text_kinds
-                trained += text_trained
-            else:
-                count = len(tokens) - before
-                kinds += [span.kind for span in segment.spans] * count
-                trained += [span.trained for span in segment.spans] * count
+            kinds += [span.kind for span in segment.spans]
+            trained += [span.trained for span in segment.spans]
+            counts += self._counts(segment, words, ids)
         if not tokens or trained[0]:
             # Its logits would have to come from a token before it, and there is none.
             raise AssertionError(f"internal: sample {source}:{id} does not begin with an untrained token")
@@ -127,8 +124,8 @@ class Encoder:
             source=source,
             id=id,
             tokens=np.array(tokens, np.int32),
-            trained=np.array(trained, np.bool_),
-            kinds=np.array(kinds, np.uint8),
+            trained=np.repeat(np.array(trained, np.bool_), counts),
+            kinds=np.repeat(np.array(kinds, np.uint8), counts),
         )
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
@@ -173,34 +170,29 @@ class Encoder:
         before = len(self.decode([self.bos]))
         return [self.decode([self.bos, *part])[before:] for part in parts]
 
-    def _attributed(
-        self, text: Text, words: Sequence[str], ids: Sequence[tuple[int, ...]]
-    ) -> tuple[list[int], list[bool]]:
-        """Kind and mask of each token of a text. Words that lie in one span give theirs to all their tokens; of the
-        few that do not, each token is looked at."""
-        ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))  # [words], in characters
-        counts = np.fromiter(map(len, ids), np.int64, len(ids))
-        starts = np.concatenate(([0], ends[:-1]))
-        edges = np.array([span.start for span in text.spans])
-        first = (
-            np.searchsorted(edges, starts, side="right") - 1
-        )  # [words], the span of a word's first character
-        last = np.searchsorted(edges, ends - 1, side="right") - 1
-        owners = np.repeat(first, counts)  # [tokens]
-        token_ends = np.cumsum(counts)
-        for at in np.flatnonzero((first != last) & (counts > 0)):
-            start = int(starts[at])
-            offsets = [(start + a, start + b) for a, b in self._words.offsets(words[at])]
-            owners[token_ends[at] - counts[at] : token_ends[at]] = attribute(text.spans, offsets)
-            end = text.prompt_end
-            if end is not None and any(a < end < b for a, b in offsets):
+    def _counts(self, text: Text, words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> list[int]:
+        """Tokens of each span of a text. Most spans begin with a word; where one begins inside a word, the word's
+        tokens are looked at."""
+        token_ends = list(accumulate(map(len, ids)))
+        if len(text.spans) < 2:
+            return token_ends[-1:]
+        word_ends = list(accumulate(map(len, words)))
+        before: list[int] = []  # [spans], tokens of the spans before it
+        for number, span in enumerate(text.spans):
+            word = bisect_left(word_ends, span.start)
+            if span.start in (0, word_ends[word]):
+                before.append(token_ends[word] if span.start else 0)
+                continue
+            start = word_ends[word] - len(words[word])
+            offsets = [(start + a, start + b) for a, b in self._words.offsets(words[word])]
+            owners = attribute(text.spans, offsets)
+            before.append(token_ends[word] - int(np.count_nonzero(owners >= number)))
+            if span.start == text.prompt_end and any(a < span.start < b for a, b in offsets):
                 raise RenderError(
                     "a token reaches from the prompt into the assistant's turn, so that training and serving would "
                     "differ; use another data.template"
                 )
-        kinds = np.array([span.kind for span in text.spans], np.uint8)[owners]
-        trained = np.array([span.trained for span in text.spans], np.bool_)[owners]
-        return kinds.tolist(), trained.tolist()
+        return [b - a for a, b in pairwise([*before, token_ends[-1]])]
 
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)

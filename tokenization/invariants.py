@@ -26,19 +26,19 @@ def check_sample(sample: TokenizedSample, conversation: Conversation) -> None:
     - a sample with a trained turn has targets.
     """
     name = f"sample {sample.source}:{sample.id}"
-    stops = sample.kinds == SpanKind.STOP
     expected = [run[-1].trained for run in runs(conversation.spoken) if run[0].role == "assistant"]
-    found = sample.trained[stops].tolist()
+    found = sample.trained[sample.kinds == SpanKind.STOP].tolist()
     if found != expected:
         raise InvariantError(
             f"{name}: {len(found)} stops, {sum(found)} of them targets, for {len(expected)} turns, "
             f"{sum(expected)} of them trained; the template does not mark what ends a turn"
         )
+    targets = np.bincount(sample.kinds[sample.trained], minlength=len(SpanKind)).tolist()  # [kinds]
+    asked = {message.role for message in conversation.messages if message.trained}
     for kind, role in _GIVEN.items():
-        trained = np.count_nonzero(sample.trained & (sample.kinds == kind))
-        if trained and not any(m.trained for m in conversation.messages if m.role == role):
+        if targets[kind] and role not in asked:
             raise InvariantError(
-                f"{name}: {trained} tokens of the {role} are targets, and no message asks for it"
+                f"{name}: {targets[kind]} tokens of the {role} are targets, and no message asks for it"
             )
-    if any(expected) and not sample.targets:
+    if any(expected) and not any(targets):
         raise InvariantError(f"{name}: {sum(expected)} trained turns and no target")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tokenization.sample import SpanKind
 
@@ -63,14 +63,16 @@ Part = tuple[str, SpanKind, bool]
 def joined(*parts: Part) -> Text:
     """One text out of parts. The spans follow from the parts' lengths; like neighbours make one span."""
     spans: list[Span] = []
-    start = 0
+    start = stop = 0
+    like: tuple[SpanKind, bool] | None = None
     for characters, kind, trained in parts:
-        stop = start + len(characters)
-        if spans and (spans[-1].kind, spans[-1].trained) == (kind, trained):
-            spans[-1] = replace(spans[-1], stop=stop)
-        elif stop > start:
-            spans.append(Span(start, stop, kind, trained))
-        start = stop
+        if characters and (kind, trained) != like:
+            if like:
+                spans.append(Span(start, stop, *like))
+            start, like = stop, (kind, trained)
+        stop += len(characters)
+    if like:
+        spans.append(Span(start, stop, *like))
     return Text("".join(characters for characters, _, _ in parts), tuple(spans))
 
 

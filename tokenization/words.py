@@ -38,6 +38,8 @@ class Words:
     def ids(self, words: Sequence[str]) -> list[tuple[int, ...]]:
         """The ids of each word, as the tokenizer gives them for the text the words are of."""
         found = list(map(self._known.get, words))
+        if None not in found:
+            return found  # pyright: ignore[reportReturnType]
         return [self._encoded(word) if ids is None else ids for word, ids in zip(words, found, strict=True)]
 
     def offsets(self, word: str) -> list[tuple[int, int]]:
@@ -49,7 +51,7 @@ class Words:
             return tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
         if (known := self._known.get(word)) is not None:  # an earlier word of the same text
             return known
-        ids = tuple(token.id for token in self._tokenizer.model.tokenize(word.replace(" ", "▁")))
+        ids = tuple([token.id for token in self._tokenizer.model.tokenize(word.replace(" ", "▁"))])
         if len(word) <= _LONGEST:
             if len(self._known) >= _MOST:
                 self._known.clear()
