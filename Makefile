@@ -11,10 +11,10 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test check layouts format clean distclean
+.PHONY: help setup train test check layouts bench-data format clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP) ## virtual environment with agenttune and everything it needs
 
@@ -35,6 +35,13 @@ check: $(STAMP) ## lint, format, types, direction of imports
 
 layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as a table (7 minutes)
 	$(BIN)/python tests/distributed/layout_table.py
+
+BENCH_TOKENIZER ?= configs/demo/tokenizer
+BENCH_DATA ?= configs/demo/agent.jsonl configs/demo/general.jsonl
+
+bench-data: $(STAMP) ## tokenising beside TRL (installs it); BENCH_DATA and BENCH_TOKENIZER name your own
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python benchmarks/tokenise.py $(BENCH_DATA) --tokenizer $(BENCH_TOKENIZER) $(BENCH_ARGS)
 
 format: $(STAMP) ## rewrite files as `make check` wants them
 	$(BIN)/ruff check --fix .

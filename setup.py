@@ -12,6 +12,7 @@ setup(
         "configs",
         "tokenization",
         "tokenization.formats",
+        "tokenization.grammar",
         "tokenization.lint",
         "tokenization.templates",
         "trainer",
@@ -21,7 +22,7 @@ setup(
         "trainer.checkpoint",
         "launch",
     ],
-    package_data={"configs": ["*.yaml", "demo/**/*"]},
+    package_data={"configs": ["*.yaml", "demo/**/*"], "tokenization.templates": ["*.jinja"]},
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19.8,<0.20",
@@ -42,6 +43,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],
+        "bench": ["trl>=1.16", "datasets>=4", "accelerate>=1"],  # what benchmarks measure against
     },
     entry_points={"console_scripts": ["agenttune = launch.cli:main"]},
 )

@@ -16,6 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
+from importlib import import_module
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -24,10 +25,8 @@ from typing import Any, NamedTuple
 
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
-import datasets
 import numpy as np
 from transformers import AutoTokenizer
-from trl import SFTConfig, SFTTrainer
 
 from tokenization.builder import SampleBuilder
 from tokenization.bundle import write_bundle
@@ -37,6 +36,10 @@ from tokenization.sample import TokenizedSample
 from tokenization.templates.chatml import CHATML
 from trainer.data.packing import choose, pack_row
 from trainer.data.rows import IGNORED, PackedRow
+
+# Installed by `make bench-data` alone, so the type checker does not always find them.
+datasets: Any = import_module("datasets")
+trl: Any = import_module("trl")
 
 LENGTH, WINDOW = 4096, 256
 RESULTS = Path(__file__).with_name("results") / "tokenise.json"
@@ -91,9 +94,9 @@ def our_rows(builder: SampleBuilder, rows: list[Row]) -> list[PackedRow]:
         waiting = [sample for i, sample in enumerate(waiting) if i not in gone]
 
 
-def their_rows(tokenizer: Any, rows: datasets.Dataset, folder: Path, packing: bool) -> datasets.Dataset:
+def their_rows(tokenizer: Any, rows: Any, folder: Path, packing: bool) -> Any:
     """TRL's own preparation, without the trainer and its model around it."""
-    config = SFTConfig(
+    config = trl.SFTConfig(
         output_dir=str(folder),
         max_length=LENGTH,
         packing=packing,
@@ -107,8 +110,7 @@ def their_rows(tokenizer: Any, rows: datasets.Dataset, folder: Path, packing: bo
     trainer = SimpleNamespace(
         chat_template=tokenizer.chat_template, completion_only_loss=False, _tokenizer=tokenizer
     )
-    prepare: Any = SFTTrainer._prepare_dataset  # pyright: ignore[reportPrivateUsage]
-    return prepare(trainer, rows, tokenizer, config, packing, None, "train")
+    return trl.SFTTrainer._prepare_dataset(trainer, rows, tokenizer, config, packing, None, "train")
 
 
 def main() -> None:

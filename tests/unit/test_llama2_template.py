@@ -33,7 +33,7 @@ Said = tuple[Role, str] | tuple[Role, str, bool]
 
 
 def talk(*messages: Said) -> Conversation:
-    said = [Message(role, text, *loss) for role, text, *loss in messages]
+    said = [Message(role, text, loss[0] if loss else None) for role, text, *loss in messages]
     return Conversation("t", tuple(said))
 
 
