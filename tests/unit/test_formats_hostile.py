@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -75,55 +76,22 @@ GOOD: list[dict[str, Any]] = [
     {"instruction": "hi", "input": "there", "output": "ok", "history": None},
     {"answer_generation": {"train_messages": [[USER], [USER, DONE]], "function": [{"name": "f"}]}},
 ]
-KEYS = sorted(
-    {
-        *(
-            "conversations",
-            "messages",
-            "from",
-            "value",
-            "role",
-            "content",
-            "loss",
-            "weight",
-            "metadata",
-            "name",
-        ),
-        *("tools", "functions", "system", "id", "tool_calls", "function_call", "tool_call_id", "parameters"),
-        *("observation", "arguments", "function", "type", "text", "history", "prompt", "response", "input"),
-        *(
-            "instruction",
-            "output",
-            "answer_generation",
-            "train_messages",
-            "images",
-            "chosen",
-            "los",
-            "\ud800",
-        ),
-    }
-)
+KEYS = [
+    *("conversations", "messages", "from", "value", "role", "content", "loss", "los", "weight", "metadata"),
+    *("name", "tools", "functions", "system", "id", "tool_calls", "function_call", "tool_call_id"),
+    *("parameters", "observation", "arguments", "function", "type", "text", "history", "prompt", "response"),
+    *("input", "instruction", "output", "answer_generation", "train_messages", "images", "chosen", "\ud800"),
+]
 WORDS = [
-    "",
-    "user",
-    "assistant",
-    "tool",
-    "observation",
-    "function_call",
-    "text",
-    "f",
-    "interpreter",
-    "a",
-    "[]",
+    *("", "user", "assistant", "tool", "observation", "function_call", "text", "f", "interpreter", "a", "[]"),
+    *(
+        '{"name": "f", "arguments": {}}',
+        '{"a": 1}',
+        "```python\ntool_call(a=1)\n```",
+        "\ud83d",
+        "a\nb\u2028c\x00",
+    ),
 ]
-WORDS += [
-    '{"name": "f", "arguments": {}}',
-    '{"a": 1}',
-    "```python\ntool_call(a=1)\n```",
-    "\ud83d",
-    "a\nb\u2028c\x00",
-]
-
 
 HUGE, DEEP, NAN = "\x01huge", "\x01deep", "\x01nan"
 """Stand for what the json module does not write; see `real` and `written`."""
@@ -180,6 +148,7 @@ def spoiled(random: Random) -> Any:
     """A good row with up to three faults: a value replaced, left out, put in twice or elsewhere."""
     row: Any = deepcopy(random.choice(GOOD))
     for _ in range(random.randrange(4)):
+        container: Any
         container, key = random.choice(list(places(row)) or [([0], 0)])
         change = random.randrange(4)
         if change == 0:
@@ -195,29 +164,16 @@ def spoiled(random: Random) -> Any:
 
 def hostile_lines(random: Random, count: int) -> Iterator[bytes]:
     """Lines of a file with their ends: most are nearly rows, some are nearly JSON, some are nothing."""
-    halves = [
-        b"\xff",
-        b"\xed\xa0\x80",
-        b"\\ud800",
-        b"\\",
-        b"\x00",
-        b"\t",
-        b"\r",
-        b'"',
-        b"NaN",
-        b"1e999",
-        b",",
-        b"}",
-    ]
+    specks = [*b'\xff \xed\xa0\x80 \\ud800 \\ \x00 " NaN 1e999 , }'.split(), b"\t", b"\r"]
     wholes = [
         b"",
         b"  ",
         b"\x0c",
         b"\xef\xbb\xbf",
+        b"\xff\xfe{",
         b"-" + b"9" * 4301,
         b"[" * 10_000,
         b'{"a":' * 10_000,
-        b"\xff\xfe{",
     ]
     for _ in range(count):
         line = written(spoiled(random) if random.random() < 0.9 else junk(random), random.random() < 0.5)
@@ -225,7 +181,7 @@ def hostile_lines(random: Random, count: int) -> Iterator[bytes]:
         if damage == 0:
             line = line[:at]
         elif damage == 1:
-            line = line[:at] + random.choice(halves) + line[at:]
+            line = line[:at] + random.choice(specks) + line[at:]
         elif damage == 2:
             line = random.choice([*wholes, line + line])
         yield line + random.choice([b"\n", b"\n", b"\n", b"\r\n", b"\n\n", b" \r\n"])
@@ -241,12 +197,16 @@ def read_row(row: object, format: str, where: Where) -> str:
     return "conversation"
 
 
+def assert_legible(message: str, place: str) -> None:
+    message.encode()
+    assert message.startswith(place), message
+    assert len(message.splitlines()) == 1, message
+    assert len(message) < 600, message
+
+
 def fault(error: DataError) -> str:
     message = str(error)
-    message.encode()
-    assert len(message.splitlines()) == 1, message
-    assert message.startswith(f"{error.where}: "), message
-    assert len(message) < 600, message
+    assert_legible(message, f"{error.where}: ")
     words = message.removeprefix(f"{error.where}: ")
     return re.sub(r"'[^']*'|\[.*\]|\d+", "…", words).split(";")[0][:70]
 
@@ -266,7 +226,11 @@ def assert_sound(conversation: Conversation) -> None:
 def read_lines(lines: Iterable[bytes], path: Path) -> Counter[str]:
     """Reads the lines as a file, row by row, and counts what became of them."""
     path.write_bytes(b"".join(lines))
-    source = open_source(SourceConfig(name="hostile", path=str(path), role="agent"))
+    try:
+        source = open_source(SourceConfig(name="hostile", path=str(path), role="agent"))
+    except DataError as error:
+        assert_legible(str(error), str(path))
+        raise
     found: Counter[str] = Counter()
     for i in range(len(source)):
         try:
@@ -320,10 +284,8 @@ def test_a_hostile_file_of_any_kind(seed: int, tmp_path: Path) -> None:
     row = json.dumps(spoiled(random), indent=random.choice([None, 1])).encode()
     lines = [row, random.choice([b",\n", b"\n"]), *hostile_lines(random, 2)]
     opening, closing = random.choice([(b"[\n", b"]"), (b"", b""), (b'{"messages":\n', b"}")])
-    try:
+    with suppress(DataError):
         read_lines([opening, *lines[: random.randrange(1, 5)], closing], tmp_path / "rows.json")
-    except DataError as error:
-        assert str(tmp_path / "rows.json") in str(error)
 
 
 def main(count: int, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -138,7 +139,7 @@ def _value_end(text: str, at: int, where: Where) -> int:
     except json.JSONDecodeError as error:
         raise _syntax_fault(error.msg, text, error.pos, Where(where.file, 1, where.row)) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"no JSON: {error}", where) from None
+        raise _too_much(error, where) from None
 
 
 def _parse(data: bytes, where: Where) -> object:
@@ -160,7 +161,7 @@ def _parse(data: bytes, where: Where) -> object:
         )
         raise DataError(reason, where) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"no JSON: {error}", where) from None
+        raise _too_much(error, where) from None
 
 
 def _text(data: bytes, where: Where) -> str:
@@ -177,6 +178,16 @@ def _syntax_fault(reason: str, text: str, at: int, where: Where) -> DataError:
     column = at - text.rfind("\n", 0, at)
     remedy = f"(column {column}); a file is one array, one object, or one JSON value per line"
     return DataError(f"no JSON: {reason} {remedy}", _at(text, at, where))
+
+
+def _too_much(error: Exception, where: Where) -> DataError:
+    """What JSON allows and Python's reader does not."""
+    if isinstance(error, RecursionError):
+        return DataError("no JSON that can be read: nested hundreds of levels deep; flatten it", where)
+    return DataError(
+        f"no JSON that can be read: an integer of more than {sys.get_int_max_str_digits()} digits; write a string",
+        where,
+    )
 
 
 def _at(text: str, at: int, where: Where) -> Where:
