@@ -24,7 +24,7 @@ def beginning(data: Path, row_id: str) -> tuple[list[str], str]:
 
 
 def reply(folder: Path, messages: list[str], max_tokens: int = 96) -> str:
-    """The model's greedy answer in Llama 2's chat format, up to its end-of-sequence token."""
+    """The model's greedy answer to a prompt by the folder's own chat template, up to one of its stop tokens."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -33,15 +33,9 @@ def reply(folder: Path, messages: list[str], max_tokens: int = 96) -> str:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
 
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False).input_ids
-
-    prompt: list[int] = []
-    for i, message in enumerate(messages):
-        if i % 2 == 0:
-            prompt += [tokenizer.bos_token_id, *ids(f"[INST] {message} [/INST]")]
-        else:
-            prompt += [*ids(f"{message} "), tokenizer.eos_token_id]
+    roles = ("user", "assistant")
+    chat = [{"role": roles[i % 2], "content": message} for i, message in enumerate(messages)]
+    prompt: list[int] = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     inputs = torch.tensor([prompt])
     output = model.generate(
         inputs,

@@ -50,7 +50,7 @@ _PAINT = {
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ccc; padding: 1em; color: #777; }
-pre, .key { line-height: 1.7; } .key span { padding: 0 .4em; margin-right: .4em; color: #777; }
+pre, .key { line-height: 1.7; } .key span { padding: 0 .4em; margin-right: .4em; color: #777; white-space: nowrap; }
 span.target, .key span.target { color: #000; border-radius: 2px; }
 pre span:hover { outline: 1px solid #000; }
 """ + "".join(

@@ -188,7 +188,7 @@ def test_keys_keep_their_nulls_and_gaps(tmp_path: Path):
         (b'{\n"a": [1,\n"\xff"]\n}', 3, "0xff is not UTF-8"),
         (b'{\n"a": "NaN \\" NaN",\n"b": -Infinity}', 3, "-Infinity is not part of JSON"),
         (b'\n{\n"a": "\\ud83c"}', 2, "surrogate"),
-        (b'{"a":\n' * 100_000 + b"1" + b"}" * 100_000, 1, "nested hundreds"),
+        (b'{"a":\n' + b"[\n" * 100_000, 1, "nested hundreds"),
     ],
 )
 def test_bad_bytes_are_named_by_file_and_line(tmp_path: Path, content: bytes, line: int, reason: str):
