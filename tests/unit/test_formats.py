@@ -97,6 +97,7 @@ PLAIN: list[tuple[str, dict[str, Any], tuple[Message, ...]]] = [
             "answer_generation": {
                 "train_messages": [
                     openai(("user", "hi"))["messages"],
+                    openai(("system", "S"), ("user", "hi"), ("assistant", "as long, but before"))["messages"],
                     openai(("system", "S"), ("user", "hi"), ("assistant", "ok"))["messages"],
                     openai(("user", "shorter"))["messages"],
                 ]
@@ -212,6 +213,7 @@ def test_keys_that_are_of_no_concern_are_left_alone() -> None:
         "metadata": {"model": "m"},
         "valid": 1,
     }
+    row["messages"][0] |= {"metadata": {"time": 5}, "name": None}
     assert parse(row).messages == HI
 
 

@@ -87,6 +87,11 @@ def test_arguments_keep_order_types_and_nulls() -> None:
         assert call.arguments == kept
 
 
+@pytest.mark.parametrize("arguments", ["", " \n", "{}", {}])
+def test_no_arguments(arguments: object) -> None:
+    assert parse(call_of(arguments)).messages[1].calls[0].arguments == "{}"
+
+
 json_objects = st.dictionaries(
     st.text(),
     st.recursive(

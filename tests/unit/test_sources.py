@@ -121,11 +121,12 @@ def test_an_object_is_whole_though_its_lines_look_like_rows(tmp_path: Path):
     assert values(opened(path)) == [{"a": [{"b": 1}, {"b": 2}]}]
 
 
-def test_lines_stay_rows_though_the_first_is_cut_off(tmp_path: Path):
+@pytest.mark.parametrize("lines", ['{"a": [\n{"b": 1}\n{"b": 2}\n', '{"a" 1}\n5\n"b"\n'])
+def test_lines_stay_rows_though_the_first_is_broken(tmp_path: Path, lines: str):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": [\n{"b": 1}\n{"b": 2}\n')
+    path.write_text(lines)
     source = opened(path)
-    assert [source.row(i)[0] for i in (1, 2)] == [{"b": 1}, {"b": 2}]
+    assert [source.row(i)[0] for i in (1, 2)] == [json.loads(line) for line in lines.splitlines()[1:]]
     assert error_of(path).startswith(f"{path}:1: no JSON: ")
 
 
@@ -178,6 +179,7 @@ def test_keys_keep_their_nulls_and_gaps(tmp_path: Path):
         (b'{"a": 1} {"a": 2}\n', 1, "no JSON: Extra data"),
         (b'{"a": 1}\n{"a": "\\ud83c"}\n', 2, "surrogate"),
         (b'{"a": 1}\n{"\\udf89": 1}\n', 2, "surrogate"),
+        (b'{"a": 1}\n["\\uDC00"]\n', 2, "surrogate"),
         (b'{"a": 1}\n{"b": "\\n\n', 2, "no JSON: Unterminated string"),
         (b'[1,\n"\xc3"]\n', 2, "0xc3 is not UTF-8"),
         (b'[1,\n2]\n["x"]\n', 3, "no JSON: Extra data (column 1)"),

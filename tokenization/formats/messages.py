@@ -192,13 +192,12 @@ def _refuse_unread(item: Object, owner: str, role: Role, *read: str) -> None:
     for key in item:
         if key not in _SEEN or key in read or not given(item, key):
             continue
-        if key != "metadata" or isinstance(
-            item[key], str
-        ):  # elsewhere than in ChatGLM3 an object of any notes
-            raise Fault(
-                f"{owner} has {key!r}, which is not read from the {role}'s messages; "
-                "write it into a message's text or drop it"
-            )
+        if key == "metadata" and not isinstance(item[key], str):
+            continue  # notes about the message, as others than ChatGLM3 keep them
+        raise Fault(
+            f"{owner} has {key!r}, which is not read from the {role}'s messages; "
+            "write it into a message's text or drop it"
+        )
 
 
 def _known_roles(name: object) -> str:
