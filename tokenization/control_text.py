@@ -37,7 +37,10 @@ def settle(conversation: Conversation, marks: Sequence[str], policy: Policy) -> 
             f"{place} holds {mark!r}, which is the template's own mark; mend it, or set data.control_text=neutralise "
             f"to write it {parted(mark)!r}, or =allow to keep it"
         )
-    return conversation.map_text(lambda text: pattern.sub(lambda hit: parted(hit[0]), text))
+    try:
+        return conversation.map_text(lambda text: pattern.sub(lambda hit: parted(hit[0]), text))
+    except ValueError as error:
+        raise RenderError(f"{place} holds {mark!r}, and with it written apart {error}; rename one") from None
 
 
 def parted(mark: str) -> str:

@@ -99,7 +99,10 @@ class Conversation:
         return replace(self, messages=(Message("system", content), *self.messages))
 
     def map_text(self, change: Callable[[str], str]) -> Conversation:
-        """The same conversation with `change` applied to every string of the data, inside JSON too."""
+        """The same conversation with `change` applied to every string of the data, inside JSON too.
+
+        Raises ValueError where two keys of an object would become one.
+        """
 
         def json_text(text: str) -> str:
             return canonical(_map_strings(json.loads(text), change))
@@ -155,5 +158,8 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_map_strings(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _map_strings(item, change) for key, item in value.items()}
+        changed = {change(key): _map_strings(item, change) for key, item in value.items()}
+        if len(changed) < len(value):
+            raise ValueError(f"two of the keys {', '.join(value)} become one")
+        return changed
     return value

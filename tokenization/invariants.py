@@ -7,11 +7,12 @@ import numpy as np
 from tokenization.conversation import Conversation, Role, runs
 from tokenization.sample import SpanKind, TokenizedSample
 
-_GIVEN: dict[SpanKind, Role] = {
+GIVEN: dict[SpanKind, Role] = {
     SpanKind.SYSTEM: "system",
     SpanKind.USER: "user",
     SpanKind.OBSERVATION: "observation",
 }
+"""Kinds that the model is given, and whose they are."""
 
 
 class InvariantError(AssertionError):
@@ -35,7 +36,7 @@ def check_sample(sample: TokenizedSample, conversation: Conversation) -> None:
         )
     targets = np.bincount(sample.kinds[sample.trained], minlength=len(SpanKind)).tolist()  # [kinds]
     asked = {message.role for message in conversation.messages if message.trained}
-    for kind, role in _GIVEN.items():
+    for kind, role in GIVEN.items():
         if targets[kind] and role not in asked:
             raise InvariantError(
                 f"{name}: {targets[kind]} tokens of the {role} are targets, and no message asks for it"

@@ -53,7 +53,7 @@ def fit(conversation: Conversation, encode: Encode, capacity: int, policy: Polic
     window:      all turns, in as few consecutive parts as they fit into; each turn is trained once
     drop:        nothing of a conversation that is too long
 
-    A part that begins in the middle of an exchange is opened by the user's message it goes on from.
+    A part that begins in the middle of an exchange is opened by the user's message and the results it goes on from.
     """
     whole = encode(conversation)
     if not whole.targets:
@@ -85,14 +85,24 @@ def cuts(messages: Sequence[Message]) -> list[int]:
 def part(conversation: Conversation, start: int, stop: int) -> Conversation:
     """The spoken messages `start` to `stop` - 1 as a conversation, with its system message and tools.
 
-    Where it begins with the assistant's, the user's message before opens it. What a part repeats is no target again.
+    Where it goes on from results, the turn that asked for them, they themselves and the user's message before open it:
+    or an answer would be learned without its evidence. What a part repeats is no target again.
     """
     spoken = conversation.spoken
     opening: list[Message] = []
     if conversation.system:
         opening.append(conversation.system)
     if spoken[start].role != "user":
-        opening.append(next(m for m in reversed(spoken[:start]) if m.role == "user"))
+        evidence = start - 1
+        while spoken[evidence].role == "observation":
+            evidence -= 1
+        while spoken[evidence - 1].role == "assistant":
+            evidence -= 1
+        if spoken[evidence - 1].role == "observation":  # the task comes before earlier calls
+            opening.append(next(m for m in reversed(spoken[:evidence]) if m.role == "user"))
+        else:
+            evidence -= 1
+        opening += spoken[evidence:start]
     if start:
         opening = [replace(m, loss=False) for m in opening]
     return replace(conversation, messages=(*opening, *spoken[start:stop]))

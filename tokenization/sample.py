@@ -29,10 +29,6 @@ class SpanKind(IntEnum):
     """The token that ends an assistant turn."""
 
 
-GIVEN = (SpanKind.SYSTEM, SpanKind.USER, SpanKind.OBSERVATION)
-"""Kinds that the model is given: targets only where their message's `loss` says so."""
-
-
 @dataclass(frozen=True)
 class TokenizedSample:
     """One conversation as ids.

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 from found_tokenizers import DEMO, REAL, Found, Served, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenization.builder import SampleBuilder
 from tokenization.conversation import INTERPRETER, Call, Conversation, Message, runs
+from tokenization.errors import Where
 from tokenization.grammar.reply import Said
 from tokenization.sample import SpanKind
 from tokenization.templates import TEMPLATES, prompt
@@ -157,6 +160,55 @@ def expected(name: str, run: tuple[Message, ...]) -> list[Said]:
         members = list(group)
         together += ["\n".join(map(str, members))] if is_text else members
     return together
+
+
+def asked(id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+RAW: list[list[dict[str, Any]]] = [
+    [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": None, "tool_calls": [asked("1", "interpreter", {"code": "x"})]},
+        {"role": "assistant", "content": None, "tool_calls": [asked("2", "f", {})]},
+        {"role": "tool", "tool_call_id": "2", "content": "R2"},
+        {"role": "tool", "tool_call_id": "1", "content": "R1"},
+        {"role": "assistant", "content": "a", "tool_calls": [asked("9", "g", {})]},
+        {"role": "tool", "tool_call_id": "9", "content": "R9"},
+    ],
+    [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "u"},
+        {
+            "role": "assistant",
+            "content": "t",
+            "tool_calls": [asked("1", "interpreter", {"code": "x"}), asked("2", "f", {})],
+        },
+        {"role": "tool", "tool_call_id": "2", "content": "R2"},
+        {"role": "user", "content": "b"},
+    ],
+    [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": {"x": 1}}},
+        {"role": "function", "name": "f", "content": "R"},
+        {"role": "assistant", "content": "a"},
+    ],
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("messages", RAW)
+def test_openais_messages_as_a_client_sends_them(
+    name: str, messages: list[dict[str, Any]], served: Every
+) -> None:
+    """Results stand in the order of their calls, and each knows its tool, in training and in the written template."""
+    one = served.of[name]
+    builder = SampleBuilder(one.encoder, one.template)
+    made = builder.build(
+        {"messages": messages}, source="s", format="auto", where=Where("f.jsonl", 1), default_id="0"
+    )
+    theirs = one.tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    assert made.tokens.tolist() == theirs
 
 
 def test_every_written_folder_has_its_template(served: Every) -> None:

@@ -76,10 +76,11 @@ TASK = said("u2c3o2c3o2a3", system=True)
         # The call itself is a token that `texts` leaves out.
         (TASK, 17, "truncate", ["SuuccooccooS"[:-1]], LengthCounts(truncated=1, targets_lost=3)),
         (TASK, 10, "truncate", ["Suuccoo"], LengthCounts(truncated=1, targets_lost=6)),
-        (TASK, 17, "drop-oldest", ["Suuccooaaa"], LengthCounts(truncated=1, targets_lost=3)),
-        (TASK, 10, "drop-oldest", ["Suuaaa"], LengthCounts(truncated=1, targets_lost=6)),
-        (TASK, 17, "window", ["Suuccooccoo", "Suuaaa"], LengthCounts(truncated=1)),
-        (TASK, 10, "window", ["Suuccoo", "Suuccoo", "Suuaaa"], LengthCounts(truncated=1)),
+        # An answer comes with the results it rests on, so it may fit nowhere.
+        (TASK, 17, "drop-oldest", ["Suuccooaaa"], LengthCounts(truncated=1, targets_lost=6)),
+        (TASK, 10, "drop-oldest", [], LengthCounts(dropped_long=1, targets_lost=9)),
+        (TASK, 17, "window", ["Suuccooccoo", "Suuccooaaa"], LengthCounts(truncated=1)),
+        (TASK, 10, "window", ["Suuccoo"], LengthCounts(truncated=1, targets_lost=6)),
     ],
 )
 def test_by_hand(
@@ -106,11 +107,11 @@ def test_what_teaches_nothing_is_left_out_whatever_its_length() -> None:
 
 def test_a_part_trains_nothing_twice() -> None:
     """What a later part repeats, the system prompt and the user's message, is a target in the first part alone."""
-    learned = [Message("system", "SS", True), Message("user", "uu", True), *said("u1c2o2a3").messages[1:]]
+    learned = [Message("system", "SS", True), Message("user", "uu", True), *said("u1c2o2c2o2a3").messages[1:]]
     conversation = Conversation("t", tuple(learned), TOOLS)
-    fitted = fit(conversation, encode, 10, "window")
-    assert texts(fitted) == ["SSuucoo", "SSuuaaa"]
-    assert trained(fitted) == [2 + 2 + 2, 3]
+    fitted = fit(conversation, encode, 15, "window")
+    assert texts(fitted) == ["SSuucoocoo", "SSuucooaaa"]
+    assert trained(fitted) == [2 + 2 + 2 + 2, 3]
 
 
 def test_counts_add_up_by_name() -> None:
@@ -179,12 +180,3 @@ def test_what_is_kept_is_whole_and_as_much_as_can_be(
         ends = [encode(part(conversation, p, end)) for p in places[1:-1]]
         best = next(sample for sample in ends if len(sample) <= capacity)
         assert len(fitted.samples[0]) == len(best) or len(best) < len(fitted.samples[0])
-    else:
-        spoken = "".join(m.content for m in conversation.spoken if m.role == "assistant")
-        parts = "".join(text for text in texts(fitted)).replace("S", "").replace("u", "").replace("o", "")
-        lost = encode(conversation).targets - sum(trained(fitted))
-        assert (
-            lost
-            or all(m.loss is False for m in conversation.messages if m.role == "assistant")
-            or parts in spoken
-        )

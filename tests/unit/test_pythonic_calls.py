@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
+from unicodedata import is_normalized
 
 import pytest
 from hypothesis import given
@@ -221,9 +222,32 @@ def test_cut_anywhere_a_bare_call_is_unfinished(arguments: str) -> None:
 # What is written is read back.
 
 programs = st.text(st.sampled_from("`\n \t\r\fx'\\"), max_size=20) | texts
-written_calls = calls.filter(lambda call: "\n" not in call.name and call.name != INTERPRETER) | st.builds(
-    lambda code: Call.of(INTERPRETER, {"code": code}), programs
+written_calls = st.one_of(
+    calls.filter(lambda call: "\n" not in call.name and call.name != INTERPRETER),
+    programs.map(lambda code: Call.of(INTERPRETER, {"code": code})),
 )
+
+WRITTEN: list[tuple[Call, str]] = [
+    (Call("f", "{}"), " f\n ```python\ntool_call()\n```"),
+    (
+        Call("get_weather", '{"city": "北京", "unit_2": [1, -0.0, 1e+22, true, null]}'),
+        " get_weather\n ```python\ntool_call(city='北京', unit_2=[1, -0.0, 1e+22, True, None])\n```",
+    ),
+    (
+        Call("f", '{"b": "it\'s", "a": {"\\n": {}}}'),
+        " f\n ```python\ntool_call(b=\"it's\", a={'\\n': {}})\n```",
+    ),
+    (Call("f", '{"a": 1, "b c": 2}'), " f\n ```python\ntool_call(**{'a': 1, 'b c': 2})\n```"),
+    (Call("f", '{"class": 1}'), " f\n ```python\ntool_call(**{'class': 1})\n```"),
+    (Call("f", '{"": 1}'), " f\n ```python\ntool_call(**{'': 1})\n```"),
+    (Call(INTERPRETER, '{"code": "print(1)\\n"}'), " interpreter\n ```python\nprint(1)\n\n```"),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), WRITTEN)
+def test_what_is_written(call: Call, text: str) -> None:
+    assert message(call) == text
+    assert parse_message(text) == call
 
 
 @often
@@ -473,8 +497,12 @@ TOKENS += [
     "interpreter\n",
     "f\n",
 ]
-NOT_PYTHON = re.compile(r"\b(?:true|false|null|class)\b|ﬁ|\x00")
-"""What is read and Python does not, or not so."""
+NOT_PYTHON = re.compile(r"\b(?:true|false|null|class)\b|\x00")
+
+
+def as_python(said: Call, text: str) -> bool:
+    """Is this a call that Python reads too, and in the same way? It writes names anew, in their NFKC form."""
+    return said.name != INTERPRETER and not NOT_PYTHON.search(text) and is_normalized("NFKC", text)
 
 
 def test_hostile_replies() -> None:
@@ -487,7 +515,7 @@ def test_hostile_replies() -> None:
         elif isinstance(said, Call):
             outcomes["call"] += 1
             assert parse_message(message(said)) == said
-            if said.name != INTERPRETER and not NOT_PYTHON.search(text):
+            if as_python(said, text):
                 source = text.partition("\n")[2].strip().removeprefix("```python").removesuffix("```")
                 assert canonical(python_reads(source.strip())) == said.arguments, text
                 outcomes["as Python"] += 1

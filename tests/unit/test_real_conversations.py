@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from configs.schema import SourceConfig
 from tokenization.builder import SampleBuilder
+from tokenization.conversation import Message
 from tokenization.encoder import Encoder
-from tokenization.sample import GIVEN, SpanKind, TokenizedSample
+from tokenization.invariants import GIVEN
+from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.templates import TEMPLATES, prompt
 from trainer.data.sources import open_source
 
@@ -55,10 +58,13 @@ def test_every_row_becomes_a_sample(template: str, file: str) -> None:
     assert (len(source), calls) == FILES[file]
     assert not any(kinds[kind] for kind in GIVEN)
     assert kinds[SpanKind.TEXT]
-    assert (kinds[SpanKind.STOP] > 0) and bool(kinds[SpanKind.CALL_NAME]) == bool(calls)
+    assert kinds[SpanKind.STOP]
+    assert bool(kinds[SpanKind.CALL_NAME]) == bool(calls)
 
 
-def check_prompts(made: SampleBuilder, messages, tools, sample: TokenizedSample) -> None:
+def check_prompts(
+    made: SampleBuilder, messages: Sequence[Message], tools: Sequence[str], sample: TokenizedSample
+) -> None:
     """The ids before the first and the last turn of the assistant are those a server makes of the messages before."""
     starts = [
         place

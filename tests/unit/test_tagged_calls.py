@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tokenization.conversation import Call, Message, canonical
@@ -214,11 +214,24 @@ def told(turn: Sequence[tuple[str, Sequence[Call]]]) -> list[Said]:
     return said
 
 
+def test_what_is_written() -> None:
+    messages = [
+        Message("assistant", "Let me see.\n", calls=(OSLO, Call.of('f"\n', {"é": [1.0, None], "a": "\x00"}))),
+        Message("assistant", "Done."),
+    ]
+    second = r'{"name": "f\"\n", "arguments": {"é": [1.0, null], "a": "\u0000"}}'
+    assert (
+        written(turn_parts(messages))
+        == f"Let me see.\n\n{WEATHER}\n<tool_call>\n{second}\n</tool_call>\nDone."
+    )
+
+
 @often
 @given(calls)
 def test_a_server_reads_the_same(call: Call) -> None:
     """As vLLM's and others' readers of this form do it: what stands between the tags is JSON."""
     text = written(call_parts(call, True))
+    assume(text.count(CLOSE) == 1)  # inside a string it ends the call for them
     found = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
     assert [json.loads(item) for item in found] == [
         {"name": call.name, "arguments": json.loads(call.arguments)}

@@ -65,6 +65,10 @@ def _refuse(row: Object) -> None:
         )
     if "loss" in row:
         raise Fault("the row has 'loss', which is read from messages alone; move it to them")
+    if given(row, "system_prompt"):
+        raise Fault(
+            "the row has 'system_prompt', which is not read; write it as 'system' or a system message"
+        )
     for key in MEDIA:
         if given(row, key):
             raise Fault(f"the row has {key!r}, which a text model cannot be shown; drop the row or the key")

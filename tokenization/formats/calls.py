@@ -46,8 +46,8 @@ def read_tools(value: object, name: str) -> tuple[str, ...]:
 
 
 def _unwrapped(tool: object) -> object:
-    if isinstance(tool, Mapping) and tool.keys() == {"type", "function"} and tool["type"] == "function":
-        return tool["function"]
+    if isinstance(tool, Mapping) and isinstance(tool.get("function"), Mapping):
+        return tool["function"]  # what stands beside it, `type` and `strict`, is for servers
     return tool
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
 
-from tokenization.conversation import Message
+from tokenization.conversation import INTERPRETER, Message
 from tokenization.formats.calls import NamedCall
 from tokenization.formats.fields import Fault, shown
+from tokenization.grammar.pythonic import RESULT, RESULT_END
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,20 @@ def settled(spoken: Sequence[Spoken]) -> Iterator[Message]:
             for one in run:
                 yield one.message
                 if one.result:
-                    yield one.result
+                    yield _bare(one.result)
         else:
             results = list(takewhile(lambda one: one.message.role == "observation", run))
             by_id = any(one.answers is not None for one in results)
-            yield from _by_id(results, calls) if by_id else _by_place(results, calls)
+            yield from map(_bare, _by_id(results, calls) if by_id else _by_place(results, calls))
             yield from (one.message for one in run[len(results) :])
+
+
+def _bare(result: Message) -> Message:
+    """Without the block that ChatGLM3's own data puts around what the interpreter printed: the template puts it."""
+    content = result.content
+    if result.name == INTERPRETER and content.startswith(RESULT) and content.endswith(RESULT_END):
+        return replace(result, content=content[len(RESULT) : -len(RESULT_END)])
+    return result
 
 
 def _by_id(results: Sequence[Spoken], calls: Sequence[NamedCall]) -> list[Message]:

@@ -77,14 +77,12 @@ def parse_message(text: str) -> Said:
     `tool_call(…)` the fences, or a line end beside one, may be missing. Raises CallError for any other content, and
     for name and content of more than LONGEST_CALL characters.
     """
-    metadata, line_end, content = text.partition("\n")
+    metadata, _, content = text.partition("\n")
     name, content = metadata.removeprefix(" "), content.removeprefix(" ")
     if not name:
         return content
     if (length := len(name) + len(content)) > LONGEST_CALL:
         raise CallError(f"a call has {length} characters; at most {LONGEST_CALL} are read")
-    if not line_end:
-        raise CallError(f"the message ends in its first line, {name[:40]!r}", unfinished=True)
     call = Call.of(name, {"code": _code(content)} if name == INTERPRETER else _arguments(content))
     try:
         (call.name + call.arguments).encode()

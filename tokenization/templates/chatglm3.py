@@ -102,7 +102,7 @@ CHATGLM3 = Template(
     name="chatglm3",
     render=render,
     parse=_parse,
-    chat_template=jinja("chatglm3.jinja", tools_before=TOOLS, keywords=keyword.kwlist),
+    chat_template=jinja("ordered.jinja", "chatglm3.jinja", tools_before=TOOLS, keywords=keyword.kwlist),
     special_tokens=ROLES,
     stop_tokens=(USER, OBSERVATION),
     joint=ASSISTANT,

@@ -67,7 +67,9 @@ CHATML = Template(
     name="chatml",
     render=render,
     parse=_parse,
-    chat_template=jinja("tagged.jinja", "chatml.jinja", tools_before=BEFORE, tools_after=AFTER),
+    chat_template=jinja(
+        "ordered.jinja", "tagged.jinja", "chatml.jinja", tools_before=BEFORE, tools_after=AFTER
+    ),
     special_tokens=(START, END),
     stop_tokens=(END,),
     control_text=MARKS,

@@ -27,6 +27,7 @@ from tokenization.templates.template import Template
 
 NAME = "model"
 _ESCAPE = "\ufdd0"  # a noncharacter: no text needs it, and where one has it, it is escaped itself
+_PLACEHOLDERS = 0x100000  # the first character of the last private plane
 _KINDS = {"system": SpanKind.SYSTEM, "user": SpanKind.USER, "observation": SpanKind.OBSERVATION}
 
 _Stretch = tuple[int, int, SpanKind, bool]
@@ -41,8 +42,13 @@ def folder_template(path: Path) -> tuple[Template, Encoder]:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if not tokenizer.chat_template:
-        raise ValueError(f"{path} has no chat template; use data.template=llama2, chatglm3 or chatml")
+    if not isinstance(tokenizer.chat_template, str):
+        count = (
+            f"{len(tokenizer.chat_template)} chat templates"
+            if tokenizer.chat_template
+            else "no chat template"
+        )
+        raise ValueError(f"{path} has {count}, one is needed; use data.template=llama2, chatglm3 or chatml")
     control = {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     own = _FolderTemplate(tokenizer, control)
     stop = own.stop()
@@ -81,9 +87,20 @@ class _FolderTemplate:
         turns = [
             self._turn(safe, place, text) for place, m in enumerate(safe.messages) if m.role == "assistant"
         ]
-        stretches = [*self._given(safe, text), *(stretch for turn in turns for stretch in turn)]
+        if safe.tools and text == self._text(replace(safe, tools=()), len(safe.messages), generate):
+            raise RenderError(
+                "the model's chat template does not write out the tools; use another data.template"
+            )
+        stretches = [*self._given(safe, text, generate), *(stretch for turn in turns for stretch in turn)]
         prompts = [turn[0][0] for turn in turns]
-        return list(self._segments(text, _filled(sorted(stretches), len(text)), prompts))
+        segments = list(self._segments(text, _filled(sorted(stretches), len(text)), prompts))
+        words = {id: word for word, id in self.control.items()}
+        written = "".join(words[s.id] if isinstance(s, Control) else s.text for s in segments)
+        if written != self._restore(text):
+            raise AssertionError(
+                f"internal: conversation {conversation.id} is not divided as it was rendered"
+            )
+        return segments
 
     def stop(self) -> str:
         """The token that ends a turn."""
@@ -124,24 +141,60 @@ class _FolderTemplate:
         at = len(prompt)
         for words, kind in wanted:
             start = text.find(words, at, stop)
-            if words and start >= 0:
-                found.append((start, start + len(words), kind, message.trained))
+            if start >= 0:
+                if words:
+                    found.append((start, start + len(words), kind, message.trained))
                 at = start + len(words)
+            elif kind in (
+                SpanKind.TEXT,
+                SpanKind.CALL_NAME,
+            ):  # arguments may be written in another way than ours
+                raise RenderError(
+                    f"the model's chat template does not write out {words[:40]!r} of message {place + 1}; "
+                    "use another data.template"
+                )
         marks = _filled(found, stop, len(prompt), message.trained)
         return [*marks, (stop, end, SpanKind.STOP, message.trained)]
 
-    def _given(self, conversation: Conversation, text: str) -> Iterator[_Stretch]:
-        """Where the other messages stand, as far as the template writes them out."""
-        at = 0
-        for number, message in enumerate(conversation.messages, 1):
-            words = message.content.strip()
-            start = text.find(words, at)
-            if start >= 0:
-                at = start + len(words)
-                if words and message.role != "assistant":
-                    yield start, at, _KINDS[message.role], message.trained
-            elif message.role != "assistant" and message.trained:
-                raise RenderError(f"the model's chat template does not write out message {number} as it is")
+    def _given(self, conversation: Conversation, text: str, generate: bool) -> list[_Stretch]:
+        """Where the other messages stand, found by rendering the conversation with a placeholder for each of them.
+
+        Without a place where the template writes one otherwise than its placeholder, in which case none may be a
+        target. Raises RenderError for a message that is not written out.
+        """
+        given = {
+            place: m for place, m in enumerate(conversation.messages) if m.role != "assistant" and m.content
+        }
+        for place, message in given.items():
+            if message.content.strip() not in text:
+                raise RenderError(f"the model's chat template does not write out message {place + 1}")
+        marked = [
+            replace(m, content=_ESCAPE + chr(_PLACEHOLDERS + place)) if place in given else m
+            for place, m in enumerate(conversation.messages)
+        ]
+        try:
+            outline = self._text(replace(conversation, messages=tuple(marked)), len(marked), generate)
+        except RenderError:
+            outline = ""
+        pieces = re.split(f"{_ESCAPE}([{chr(_PLACEHOLDERS)}-\U0010fffd])", outline)
+        found: list[_Stretch] = []
+        at = len(pieces[0])
+        for mark, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+            message = given[ord(mark) - _PLACEHOLDERS]
+            words = next(
+                (w for w in (message.content, message.content.strip()) if text.startswith(w + piece, at)),
+                None,
+            )
+            if words is None:
+                break
+            if words:
+                found.append((at, at + len(words), _KINDS[message.role], message.trained))
+            at += len(words) + len(piece)
+        if at == len(text) and len(pieces) // 2 == len(given):
+            return found
+        if any(message.trained for message in given.values()):
+            raise RenderError("the model's chat template hides where a message stands that 'loss' asks for")
+        return []
 
     def _segments(
         self, text: str, stretches: Sequence[_Stretch], prompts: Sequence[int]
@@ -221,6 +274,8 @@ def _filled(stretches: Sequence[_Stretch], end: int, start: int = 0, trained: bo
     filled: list[_Stretch] = []
     at = start
     for stretch in stretches:
+        if stretch[0] < at:
+            raise AssertionError("internal: two stretches of a rendered conversation overlap")
         if stretch[0] > at:
             filled.append((at, stretch[0], SpanKind.CONTROL, trained))
         filled.append(stretch)

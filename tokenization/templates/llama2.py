@@ -88,6 +88,8 @@ LLAMA2 = Template(
     name="llama2",
     render=render,
     parse=_parse,
-    chat_template=jinja("tagged.jinja", "llama2.jinja", tools_before=BEFORE, tools_after=AFTER),
+    chat_template=jinja(
+        "ordered.jinja", "tagged.jinja", "llama2.jinja", tools_before=BEFORE, tools_after=AFTER
+    ),
     control_text=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", *MARKS),
 )

@@ -146,7 +146,7 @@ def _parse(data: bytes, where: Where) -> object:
     """JSON as its standard has it (no NaN, no Infinity), or DataError; `data` begins at `where`."""
     text = _text(data, where)
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
         if _HALF.search(data):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -155,6 +155,8 @@ def _parse(data: bytes, where: Where) -> object:
     except _ConstantError as error:
         at = next(found.start() for found in _STRING_OR_CONSTANT.finditer(text) if found[1])
         raise DataError(f"no JSON: {error}", _at(text, at, where)) from None
+    except _RepeatedKeyError as error:
+        raise DataError(f"no JSON that can be read: {error}; keep one of the two", where) from None
     except UnicodeEncodeError:
         reason = (
             "an escaped half of a surrogate pair (\\ud800 to \\udfff) is no text; write the whole character"
@@ -196,6 +198,20 @@ def _at(text: str, at: int, where: Where) -> Where:
 
 class _ConstantError(ValueError):
     pass
+
+
+class _RepeatedKeyError(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object as a dict. Of a key given twice Python keeps the last, which would drop data without a word."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKeyError(f"an object has the key {twice[:40]!r} twice")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -7,6 +7,9 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.schema import Config
 from tokenization.builder import SampleBuilder
+from tokenization.control_text import settle
+from tokenization.conversation import Conversation, Message
+from tokenization.segments import RenderError
 from tokenization.templates import open_template
 from trainer.data.sources import Source, open_source
 from trainer.data.stream import RowStream
@@ -24,7 +27,14 @@ def open_builder(config: Config) -> SampleBuilder:
         template, encoder = open_template(config.data.template, Path(path))
     except ValueError as error:
         raise ConfigError(f"model.path={path}: {error}") from error
-    return SampleBuilder(encoder, template, config.data.system_prompt, config.data.control_text)
+    builder = SampleBuilder(encoder, template, config.data.system_prompt, config.data.control_text)
+    if config.data.system_prompt is not None:
+        asked = Conversation("", (Message("system", config.data.system_prompt), Message("user", "")))
+        try:
+            settle(asked, template.control_text, config.data.control_text)
+        except RenderError as error:
+            raise ConfigError(f"data.system_prompt={config.data.system_prompt[:60]!r}: {error}") from None
+    return builder
 
 
 def open_sources(config: Config) -> list[Source]:

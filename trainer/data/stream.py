@@ -82,7 +82,7 @@ class RowStream(Iterator[PackedRow]):
             "data.control_text": config.control_text,
             "data.system_prompt": config.system_prompt,
             "data.sources": [
-                [s.name, len(s), str(share)] for s, share in zip(sources, self._shares, strict=True)
+                [s.name, len(s), s.format, str(share)] for s, share in zip(sources, self._shares, strict=True)
             ],
         }
         self._row = 0
@@ -163,7 +163,7 @@ class RowStream(Iterator[PackedRow]):
         waiting sample has changed since.
         """
         for key, now in self._identity.items():
-            then = cursor["identity"][key]
+            then = cursor["identity"].get(key, "unknown")
             if then != now:
                 raise ConfigError(
                     f"{key} is {now} but the checkpoint's data stream was made with {then}; "
