@@ -103,19 +103,32 @@ def conversations(draw: st.DrawFn) -> Conversation:
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(conversation=conversations())
 def test_control_ids_stand_only_where_the_template_puts_them(name: str, conversation: Conversation) -> None:
-    """And after `neutralise` no mark is left that the template did not write."""
+    """As many as in the same conversation without any; and after `neutralise` no mark is left that the template did
+    not write."""
     template, encoder = TEMPLATES[name], ENCODERS[name]
     control = {encoder.bos, encoder.eos, *encoder.special.values()}
     try:
         segments = template.render(conversation, encoder.control)
     except RenderError:
         return  # a name that this template cannot write
+    plain = template.render(harmless(conversation), encoder.control)
     placed = [segment.id for segment in segments if isinstance(segment, Control)]
     assert [id for id in encoder.ids(segments) if id in control] == placed
+    assert [segment.id for segment in plain if isinstance(segment, Control)] == placed
     neutral = settle(conversation, template.control_text, "neutralise")
     assert settle(neutral, template.control_text, "refuse") == neutral
     for _, text in strings(neutral):
         assert not any(mark in text for mark in template.control_text)
+    learned = encoder.decode(encoder.ids(template.render(neutral, encoder.control)))
+    own = encoder.decode(encoder.ids(plain))
+    assert {mark: learned.count(mark) for mark in template.control_text} == {
+        mark: own.count(mark) for mark in template.control_text
+    }
+
+
+def harmless(conversation: Conversation) -> Conversation:
+    """The same with a letter for every string that says something."""
+    return conversation.map_text(lambda text: "x" if text.strip() else text)
 
 
 @given(st.sampled_from(MARKS))

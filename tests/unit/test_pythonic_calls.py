@@ -294,6 +294,12 @@ def test_not_written(call: Call, words: str) -> None:
         call_parts(call, True)
 
 
+@pytest.mark.parametrize("number", [10**4299, 1 - 10**4300])
+def test_longest_integers(number: int) -> None:
+    call = Call.of("f", {"a": number})
+    assert parse_message(message(call)) == call
+
+
 @pytest.mark.parametrize("key", ["a", "a b"])
 def test_deepest_arguments(key: str) -> None:
     call = Call.of("f", {key: nested(DEEPEST)})
