@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from found_tokenizers import DEMO
+from found_tokenizers import DEMO, bytes_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +16,12 @@ from tokenization.encoder import Encoder
 from tokenization.segments import Control, RenderError
 from tokenization.templates import TEMPLATES
 
-EXAMPLES = int(os.environ.get("CONTROL_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("CONTROL_EXAMPLES", "100"))
 MARKS = TEMPLATES["llama2"].control_text
-ENCODERS = {name: Encoder.from_folder(DEMO, t.special_tokens) for name, t in TEMPLATES.items()}
+ENCODERS = {("demo", name): Encoder.from_folder(DEMO, t.special_tokens) for name, t in TEMPLATES.items()} | {
+    ("bytes", name): Encoder(bytes_tokenizer(None), special=t.special_tokens) for name, t in TEMPLATES.items()
+}
+"""One tokenizer whose texts are divided into words, and one whose texts are not."""
 
 
 def talk(text: str, *, tool: str = "t", argument: str = "a", name: str = "f") -> Conversation:
@@ -99,13 +102,15 @@ def conversations(draw: st.DrawFn) -> Conversation:
     return Conversation("t", tuple(messages), (json.dumps({"name": draw(texts)}, ensure_ascii=False),))
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(("tokenizer", "name"), ENCODERS)
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(conversation=conversations())
-def test_control_ids_stand_only_where_the_template_puts_them(name: str, conversation: Conversation) -> None:
+def test_control_ids_stand_only_where_the_template_puts_them(
+    tokenizer: str, name: str, conversation: Conversation
+) -> None:
     """As many as in the same conversation without any; and after `neutralise` no mark is left that the template did
     not write."""
-    template, encoder = TEMPLATES[name], ENCODERS[name]
+    template, encoder = TEMPLATES[name], ENCODERS[tokenizer, name]
     control = {encoder.bos, encoder.eos, *encoder.special.values()}
     try:
         segments = template.render(conversation, encoder.control)

@@ -81,6 +81,9 @@ def test_given_tokens_are_targets_only_where_a_message_asks(
         check_sample(learned, TALK)
     asked = tuple(replace(m, loss=True) if m.role == role else m for m in TALK.messages)
     check_sample(learned, replace(TALK, messages=asked))
+    others = tuple(replace(m, loss=True) if m.role not in (role, "assistant") else m for m in TALK.messages)
+    with pytest.raises(InvariantError, match=f"tokens of the {role} are targets"):
+        check_sample(learned, replace(TALK, messages=others))
 
 
 # Templates that mask wrongly are found when the first sample is made.
