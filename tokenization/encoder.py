@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, ControlIds, RenderError, Segment, Span, Text
 from tokenization.tokenizer_files import always_prefixes, read_tokenizer, with_prefix
-from tokenization.words import Words
+from tokenization.words import ID_SIZE, Words, as_bytes
 
 
 class Piece(NamedTuple):
@@ -100,20 +100,20 @@ class Encoder:
 
         Raises RenderError where a token lies across the end of a prompt.
         """
-        tokens: list[int] = []
+        tokens: list[bytes] = []
         kinds: list[int] = []  # [runs]: tokens in a row of one span are a run
         trained: list[bool] = []
         counts: list[int] = []
         for segment in segments:
             if isinstance(segment, Control):
-                tokens.append(segment.id)
+                tokens.append(as_bytes([segment.id]))
                 kinds.append(segment.kind)
                 trained.append(segment.trained)
                 counts.append(1)
                 continue
             words = self._words.split(segment.text)
             ids = self._words.ids(words)
-            tokens.extend(chain.from_iterable(ids))
+            tokens += ids
             kinds += [span.kind for span in segment.spans]
             trained += [span.trained for span in segment.spans]
             counts += self._counts(segment, words, ids)
@@ -123,20 +123,20 @@ class Encoder:
         return TokenizedSample(
             source=source,
             id=id,
-            tokens=np.array(tokens, np.int32),
+            tokens=np.frombuffer(bytearray().join(tokens), np.int32),
             trained=np.repeat(np.array(trained, np.bool_), counts),
             kinds=np.repeat(np.array(kinds, np.uint8), counts),
         )
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
         """The ids of segments alone: a prompt's."""
-        tokens: list[int] = []
+        tokens: list[bytes] = []
         for segment in segments:
             if isinstance(segment, Control):
-                tokens.append(segment.id)
+                tokens.append(as_bytes([segment.id]))
             else:
-                tokens.extend(chain.from_iterable(self._words.ids(self._words.split(segment.text))))
-        return tokens
+                tokens += self._words.ids(self._words.split(segment.text))
+        return np.frombuffer(b"".join(tokens), np.int32).tolist()
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """The text of the ids, control tokens written out."""
@@ -170,29 +170,32 @@ class Encoder:
         before = len(self.decode([self.bos]))
         return [self.decode([self.bos, *part])[before:] for part in parts]
 
-    def _counts(self, text: Text, words: Sequence[str], ids: Sequence[tuple[int, ...]]) -> list[int]:
-        """Tokens of each span of a text. Most spans begin with a word; where one begins inside a word, the word's
-        tokens are looked at."""
-        token_ends = list(accumulate(map(len, ids)))
+    def _counts(self, text: Text, words: Sequence[str], ids: Sequence[bytes]) -> list[int]:
+        """Tokens of each span of a text. Most spans begin with a word; where some begin inside a word, the word's
+        tokens are looked at, once."""
         if len(text.spans) < 2:
-            return token_ends[-1:]
-        word_ends = list(accumulate(map(len, words)))
-        before: list[int] = []  # [spans], tokens of the spans before it
+            return [sum(map(len, ids)) // ID_SIZE for _ in text.spans]
+        token_ends, word_ends = list(accumulate(map(len, ids))), list(accumulate(map(len, words)))
+        before: list[int] = []  # [spans], bytes of the ids of the spans before it
+        offsets: list[tuple[int, int]] = []
+        owners = np.zeros(0, np.intp)
+        looked_at = -1
         for number, span in enumerate(text.spans):
             word = bisect_left(word_ends, span.start)
             if span.start in (0, word_ends[word]):
                 before.append(token_ends[word] if span.start else 0)
                 continue
-            start = word_ends[word] - len(words[word])
-            offsets = [(start + a, start + b) for a, b in self._words.offsets(words[word])]
-            owners = attribute(text.spans, offsets)
-            before.append(token_ends[word] - int(np.count_nonzero(owners >= number)))
+            if word != looked_at:
+                looked_at, start = word, word_ends[word] - len(words[word])
+                offsets = [(start + a, start + b) for a, b in self._words.offsets(words[word])]
+                owners = attribute(text.spans, offsets)
+            before.append(token_ends[word] - int(np.count_nonzero(owners >= number)) * ID_SIZE)
             if span.start == text.prompt_end and any(a < span.start < b for a, b in offsets):
                 raise RenderError(
                     "a token reaches from the prompt into the assistant's turn, so that training and serving would "
                     "differ; use another data.template"
                 )
-        return [b - a for a, b in pairwise([*before, token_ends[-1]])]
+        return [(b - a) // ID_SIZE for a, b in pairwise([*before, token_ends[-1]])]
 
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)

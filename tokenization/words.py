@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
 _WORD = re.compile("[ ▁]*[^ ▁\n]+|[ ▁]+|\n")
 """Spaces and what follows them up to the next space; spaces before a line end; a line end."""
-_ACROSS = re.compile("[^▁]▁|\n.|.\n", re.DOTALL)
-_LONGEST, _MOST = 64, 200_000
-"""Characters of a word that is kept, and words kept: some 60 MB at most."""
+_ACROSS = re.compile("[^▁]▁|.(?:\n|<0x0A>)|(?:\n|<0x0A>).", re.DOTALL)
+"""In a piece: a space behind another character, or a line end, spelled in its byte or not, beside one."""
+ID_SIZE = array("i").itemsize
+"""Bytes of an id."""
+_LONGEST, _MOST = 32, 200_000
+"""Characters of a word that is kept, and words kept: some 30 MB of English, 200 MB of the worst there can be."""
 
 
 class Words:
@@ -27,7 +31,7 @@ class Words:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._divides = divides(tokenizer)
-        self._known: dict[str, tuple[int, ...]] = {}
+        self._known = _Known(tokenizer)
 
     def split(self, text: str) -> list[str]:
         """The words, which join to the text; a text that may not be divided is one word."""
@@ -35,28 +39,35 @@ class Words:
             return _WORD.findall(text)
         return [text] if text else []
 
-    def ids(self, words: Sequence[str]) -> list[tuple[int, ...]]:
-        """The ids of each word, as the tokenizer gives them for the text the words are of."""
-        found = list(map(self._known.get, words))
-        if None not in found:
-            return found  # pyright: ignore[reportReturnType]
-        return [self._encoded(word) if ids is None else ids for word, ids in zip(words, found, strict=True)]
+    def ids(self, words: Sequence[str]) -> list[bytes]:
+        """The ids of each word, `as_bytes`, as the tokenizer gives them for the text the words are of."""
+        if self._divides:
+            return list(map(self._known.__getitem__, words))
+        return [as_bytes(self._tokenizer.encode(word, add_special_tokens=False).ids) for word in words]
 
     def offsets(self, word: str) -> list[tuple[int, int]]:
         """Where each id of a word begins and ends in it, in characters."""
         return self._tokenizer.encode(word, add_special_tokens=False).offsets
 
-    def _encoded(self, word: str) -> tuple[int, ...]:
-        if not self._divides:
-            return tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
-        if (known := self._known.get(word)) is not None:  # an earlier word of the same text
-            return known
-        ids = tuple([token.id for token in self._tokenizer.model.tokenize(word.replace(" ", "▁"))])
+
+class _Known(dict[str, bytes]):
+    """The ids of words met before; a new word is encoded when it is asked for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._model = tokenizer.model
+
+    def __missing__(self, word: str) -> bytes:
+        ids = as_bytes([token.id for token in self._model.tokenize(word.replace(" ", "▁"))])
         if len(word) <= _LONGEST:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[word] = ids
+            if len(self) >= _MOST:
+                self.clear()
+            self[word] = ids
         return ids
+
+
+def as_bytes(ids: Sequence[int]) -> bytes:
+    """Ids as int32 of this machine, less than half the memory of a tuple of numbers."""
+    return array("i", ids).tobytes()
 
 
 def divides(tokenizer: Tokenizer) -> bool:
@@ -72,7 +83,8 @@ def divides(tokenizer: Tokenizer) -> bool:
     )
     spaces = pre.get("type") == "Metaspace" and pre["prepend_scheme"] == "never" and not pre["split"]
     vocabulary = model.get("vocab", {})
-    spelled = model.get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
+    alphabet = ("▁", *(f"<0x{byte:02X}>" for byte in range(256)))
+    spelled = model.get("byte_fallback") and all(map(vocabulary.__contains__, alphabet))
     if not (plain and spaces and spelled) or state["normalizer"] or model.get("ignore_merges"):
         return False
     in_text = any(not token["special"] for token in state["added_tokens"])

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,6 +44,10 @@ def encoder(name: str) -> Encoder:
     return Encoder.from_folder(FOLDERS[name])
 
 
+def ids_of(made: Words, text: str) -> list[int]:
+    return np.frombuffer(b"".join(made.ids(made.split(text))), np.int32).tolist()
+
+
 texts = st.lists(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
     | st.sampled_from(
@@ -74,8 +79,7 @@ texts = st.lists(
 def test_ids_are_those_of_the_whole_text(name: str, text: str) -> None:
     made = words(name)
     assert "".join(made.split(text)) == text
-    ids = [id for word in made.ids(made.split(text)) for id in word]
-    assert ids == plain(name).encode(text, add_special_tokens=False).ids
+    assert ids_of(made, text) == plain(name).encode(text, add_special_tokens=False).ids
 
 
 @every_tokenizer
@@ -108,7 +112,7 @@ def test_whole_files_as_sentencepiece_has_them() -> None:
         for row in rows:
             for message in row["conversations"]:
                 text = f" {message['value']}"  # SentencePiece puts this space by itself
-                assert [id for word in made.ids(made.split(text)) for id in word] == pieces.encode(text[1:])
+                assert ids_of(made, text) == pieces.encode(text[1:])
                 count += 1
     assert count == 6366
 
@@ -132,23 +136,36 @@ def test_a_piece_across_words_forbids_it(piece: str) -> None:
     assert not divides(Tokenizer.from_str(json.dumps(state)))
 
 
+@pytest.mark.parametrize(("left", "right"), [("<0x0A>", "t"), ("t", "<0x0A>"), ("<0x0A>", "<0x0A>")])
+def test_a_line_end_merged_as_its_byte_forbids_it(left: str, right: str) -> None:
+    state = json.loads(plain("demo").to_str())
+    state["model"]["vocab"][left + right] = 5000
+    state["model"]["merges"].insert(0, [left, right])
+    merging = Tokenizer.from_str(json.dumps(state))
+    text = (left + right).replace("<0x0A>", "\n")
+    assert merging.encode(text, add_special_tokens=False).ids == [5000]
+    assert not divides(merging)
+    assert ids_of(Words(merging), text) == [5000]
+
+
 def test_other_tokenizers_are_left_whole() -> None:
     byte_level = Tokenizer(models.BPE())
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     begins = with_prefix(plain("demo"), "first")
     no_bytes = changed("model.byte_fallback", value=False)
+    no_space = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
+    no_space.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     random = changed("model.dropout", value=0.1)
     found_in_text = with_prefix(plain("demo"), "never")
     found_in_text.add_tokens(["the answer"])
     normalised = with_prefix(plain("demo"), "never")
     normalised.normalizer = normalizers.Lowercase()
-    for tokenizer in (byte_level, begins, no_bytes, random, found_in_text, normalised):
+    for tokenizer in (byte_level, begins, no_bytes, no_space, random, found_in_text, normalised):
         assert not divides(tokenizer)
     left = Words(found_in_text)
     assert left.split("so the answer is") == ["so the answer is"]
-    assert left.ids(["so the answer is"]) == [
-        tuple(found_in_text.encode("so the answer is", add_special_tokens=False).ids)
-    ]
+    whole = found_in_text.encode("so the answer is", add_special_tokens=False).ids
+    assert ids_of(left, "so the answer is") == whole
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +173,5 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Words(plain("demo"))
     for number in range(100):
         text = f" word{number} and" + "x" * 100
-        ids = [id for word in made.ids(made.split(text)) for id in word]
-        assert ids == plain("demo").encode(text, add_special_tokens=False).ids
+        assert ids_of(made, text) == plain("demo").encode(text, add_special_tokens=False).ids
         assert len(made._known) <= 10  # pyright: ignore[reportPrivateUsage]
