@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import ConfigError
 from configs.shapes import SHAPES, ModelShape
 from launch.arguments import Parser
-from tokenization.tokenizer_files import read_tokenizer
+from tokenization.tokenizer_files import put_bos, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -161,15 +161,8 @@ def _write_tokenizer(source: Path, folder: Path) -> TokenizerFacts:
             if (source / file).is_file():
                 shutil.copyfile(source / file, folder / file)
     else:
-        from tokenizers.processors import TemplateProcessing
-
         model = source / "tokenizer.model" if source.is_dir() else source
-        bos = names.bos  # put before every text, as Llama's own tokenizer does
-        tokenizer.post_processor = TemplateProcessing(
-            single=f"{bos}:0 $A:0",
-            pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
-            special_tokens=[(bos, tokenizer.token_to_id(bos))],
-        )
+        put_bos(tokenizer, names.bos)
         tokenizer.save(str(folder / "tokenizer.json"))
         if model.suffix == ".model":
             shutil.copyfile(model, folder / "tokenizer.model")

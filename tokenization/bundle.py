@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.processors import TemplateProcessing
 
 from tokenization.conversation import Conversation, Message
 from tokenization.encoder import Encoder
@@ -27,6 +26,7 @@ from tokenization.tokenizer_files import (
     SENTENCEPIECE,
     SETTINGS,
     TokenNames,
+    put_bos,
     read_tokenizer,
     with_prefix,
 )
@@ -90,7 +90,7 @@ def _write_tokenizer(model_folder: Path, out: Path, template: Template, control:
     tokenizer, names = read_tokenizer(model_folder)
     settings = _read(model_folder / SETTINGS) if (model_folder / SETTINGS).is_file() else {}
     if not (model_folder / FAST).is_file() and settings.get("add_bos_token", True):
-        _put_bos(tokenizer, names.bos)
+        put_bos(tokenizer, names.bos)
     if (model_folder / SENTENCEPIECE).is_file():  # for readers that know no other
         shutil.copyfile(model_folder / SENTENCEPIECE, out / SENTENCEPIECE)
     tokenizer = with_prefix(tokenizer, "first")
@@ -160,15 +160,6 @@ def _parted(pre_tokenizer: dict[str, Any] | None, opening: str) -> dict[str, Any
     if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
         steps = pre_tokenizer["pretokenizers"]
     return {"type": "Sequence", "pretokenizers": steps if split in steps else [split, *steps]}
-
-
-def _put_bos(tokenizer: Tokenizer, bos: str) -> None:
-    """bos before every text that is encoded with special tokens, as Llama's own tokenizer does."""
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos}:0 $A:0",
-        pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
-        special_tokens=[(bos, tokenizer.token_to_id(bos))],
-    )
 
 
 def _read(file: Path) -> dict[str, Any]:

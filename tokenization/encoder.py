@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, ControlIds, RenderError, Segment, Span, Text
-from tokenization.tokenizer_files import always_prefixes, read_tokenizer, with_prefix
+from tokenization.tokenizer_files import prefix_scheme, read_tokenizer, with_prefix
 from tokenization.words import ID_SIZE, Words, as_bytes
 
 
@@ -56,7 +56,7 @@ class Encoder:
         Raises ValueError where `bos`, `eos` or a given `pad` is not in the vocabulary, or where the tokenizer
         turns plain text into a control token.
         """
-        if not (own_prefix and always_prefixes(tokenizer)):
+        if not (own_prefix and prefix_scheme(tokenizer) == "always"):
             tokenizer = with_prefix(tokenizer, "never")
         tokenizer.no_truncation()
         tokenizer.no_padding()

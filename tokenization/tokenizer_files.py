@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 FAST, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
@@ -60,11 +61,22 @@ def with_prefix(tokenizer: Tokenizer, scheme: Literal["never", "first"]) -> Toke
     return Tokenizer.from_str(json.dumps(state))
 
 
-def always_prefixes(tokenizer: Tokenizer) -> bool:
-    """Whether it puts a space before every stretch between control tokens, not only at the very beginning."""
+def prefix_scheme(tokenizer: Tokenizer) -> Literal["never", "first", "always"]:
+    """Where it puts the space that SentencePiece begins a text with: nowhere, at the very beginning, or before every
+    stretch between control tokens."""
     state = json.loads(tokenizer.to_str())
     steps = [*_steps(state["normalizer"], "normalizers"), *_steps(state["pre_tokenizer"], "pretokenizers")]
-    return any(step["type"] == "Prepend" or step.get("prepend_scheme") == "always" for step in steps)
+    schemes = ["always" if step["type"] == "Prepend" else step.get("prepend_scheme") for step in steps]
+    return "always" if "always" in schemes else "first" if "first" in schemes else "never"
+
+
+def put_bos(tokenizer: Tokenizer, bos: str) -> None:
+    """bos before every text that is encoded with special tokens, as Llama's own tokenizer does."""
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos}:0 $A:0",
+        pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
+        special_tokens=[(bos, tokenizer.token_to_id(bos))],
+    )
 
 
 def _steps(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from written_pieces import TOKENIZER, Piece, Token, given, learned, owned, real, sentencepiece, tokens_of
 
 from tokenization.conversation import INTERPRETER, Call, Conversation, Message, runs
 from tokenization.encoder import Encoder
@@ -18,28 +17,12 @@ from tokenization.segments import Control, ControlIds, RenderError, Segment
 from tokenization.templates import prompt
 from tokenization.templates.chatglm3 import CHATGLM3
 
-TOKENIZER = Path(__file__).parents[2].parent / "shared" / "data" / "llama2_tokenizer"
-real = pytest.mark.skipif(
-    not TOKENIZER.is_dir(), reason="no real data beside the repository (../shared/data)"
-)
-
 CONTROL, SYSTEM, USER, TEXT = SpanKind.CONTROL, SpanKind.SYSTEM, SpanKind.USER, SpanKind.TEXT
 CALL_NAME, ARGUMENTS, CODE = SpanKind.CALL_NAME, SpanKind.ARGUMENTS, SpanKind.CODE
 OBSERVATION, STOP = SpanKind.OBSERVATION, SpanKind.STOP
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 NAMED = {"<s>": 1, "</s>": 2} | {role: 32000 + place for place, role in enumerate(ROLES)}
 IDS = ControlIds(1, 2, {role: NAMED[role] for role in ROLES})
-
-Piece = tuple[str, SpanKind, bool]
-"""A control token or characters, what they are, and whether they are targets."""
-
-
-def given(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, False
-
-
-def learned(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, True
 
 
 class Said(NamedTuple):
@@ -300,28 +283,10 @@ def test_a_name_that_could_not_be_read_back_is_refused(name: str) -> None:
 # Token by token, with the real tokenizer.
 
 
-@cache
-def sentencepiece() -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(TOKENIZER / "tokenizer.model"))
-
-
-def encoded(text: Sequence[Piece], trained: bool) -> list[tuple[int, SpanKind, bool]]:
-    """One text as SentencePiece encodes it, with a space before it that is the template's. A token belongs to the
-    content that it has characters of, the last of several; one without any, to the piece that its last character
-    is in."""
-    ids = sentencepiece().encode("".join(characters for characters, _, _ in text))
-    owners = [piece for piece in [(" ", CONTROL, trained), *text] for _ in piece[0].encode()]  # [bytes]
-    made: list[tuple[int, SpanKind, bool]] = []
-    at = 0
-    for id in ids:
-        word = sentencepiece().id_to_piece(id)
-        length = 1 if sentencepiece().is_byte(id) else len(word.replace("▁", " ").encode())
-        own = owners[at : at + length]
-        content = [piece for piece in own if piece[1] != CONTROL]
-        made.append((id, *(content or own)[-1][1:]))
-        at += length
-    assert at == len(owners) or not text
-    return made
+def encoded(text: Sequence[Piece], trained: bool) -> list[Token]:
+    """One text as SentencePiece encodes it, with a space before it that is the template's; nothing for nothing."""
+    characters = "".join(characters for characters, _, _ in text)
+    return owned(sentencepiece().encode(characters), [(" ", CONTROL, trained), *text]) if characters else []
 
 
 @cache
@@ -329,10 +294,8 @@ def encoder() -> Encoder:
     return Encoder.from_folder(TOKENIZER, CHATGLM3.special_tokens)
 
 
-def table(conversation: Conversation) -> list[tuple[int, SpanKind, bool]]:
-    made = encoder().encode(CHATGLM3.render(conversation, encoder().control), "s", "t")
-    rows = zip(made.tokens.tolist(), made.kinds.tolist(), made.trained.tolist(), strict=True)
-    return [(token, SpanKind(kind), trained) for token, kind, trained in rows]
+def table(conversation: Conversation) -> list[Token]:
+    return tokens_of(encoder().encode(CHATGLM3.render(conversation, encoder().control), "s", "t"))
 
 
 @real

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from written_pieces import TOKENIZER, Piece, Token, given, learned, owned, real, sentencepiece, tokens_of
 
 from tokenization.conversation import INTERPRETER, Call, Conversation, Message, runs
 from tokenization.encoder import Encoder
@@ -16,28 +15,11 @@ from tokenization.segments import Control, ControlIds, Segment
 from tokenization.templates import prompt
 from tokenization.templates.chatml import CHATML
 
-TOKENIZER = Path(__file__).parents[2].parent / "shared" / "data" / "llama2_tokenizer"
-real = pytest.mark.skipif(
-    not TOKENIZER.is_dir(), reason="no real data beside the repository (../shared/data)"
-)
-
 CONTROL, SYSTEM, USER, TEXT = SpanKind.CONTROL, SpanKind.SYSTEM, SpanKind.USER, SpanKind.TEXT
 CALL_NAME, ARGUMENTS, CODE = SpanKind.CALL_NAME, SpanKind.ARGUMENTS, SpanKind.CODE
 OBSERVATION, STOP = SpanKind.OBSERVATION, SpanKind.STOP
 SPELLED = {1: "<s>", 2: "</s>", 32000: "<|im_start|>", 32001: "<|im_end|>"}
 IDS = ControlIds(1, 2, {"<|im_start|>": 32000, "<|im_end|>": 32001})
-
-Piece = tuple[str, SpanKind, bool]
-"""A control token or characters, what they are, and whether they are targets."""
-
-
-def given(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, False
-
-
-def learned(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, True
-
 
 CUT = given("")
 """Where one encoded string ends and the next begins, with no control token between them."""
@@ -307,29 +289,9 @@ def test_the_turn_after_a_sample_is_prompted_behind_it() -> None:
 # Token by token, with the real tokenizer.
 
 
-@cache
-def sentencepiece() -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(TOKENIZER / "tokenizer.model"))
-
-
-def encoded(text: Sequence[Piece]) -> list[tuple[int, SpanKind, bool]]:
-    """One text as SentencePiece encodes it behind a line end, where it puts no space in front. A token belongs to the
-    content that it has characters of, the last of several; one without any, to the piece that its last character
-    is in."""
-    ids = sentencepiece().encode("\n" + "".join(characters for characters, _, _ in text))[2:]
-    owners = [piece for piece in text for _ in piece[0].encode()]  # [bytes]
-    made: list[tuple[int, SpanKind, bool]] = []
-    at = 0
-    for id in ids:
-        word = sentencepiece().id_to_piece(id)
-        length = 1 if sentencepiece().is_byte(id) else len(word.replace("▁", " ").encode())
-        own = owners[at : at + length]
-        content = [piece for piece in own if piece[1] != CONTROL]
-        _, kind, trained = (content or own)[-1]
-        made.append((id, kind, trained))
-        at += length
-    assert at == len(owners)
-    return made
+def encoded(text: Sequence[Piece]) -> list[Token]:
+    """One text as SentencePiece encodes it behind a line end, where it puts no space in front."""
+    return owned(sentencepiece().encode("\n" + "".join(characters for characters, _, _ in text))[2:], text)
 
 
 def tokens(expected: Sequence[Piece]) -> list[tuple[int, SpanKind, bool]]:
@@ -352,10 +314,8 @@ def encoder() -> Encoder:
     return Encoder.from_folder(TOKENIZER, CHATML.special_tokens)
 
 
-def table(conversation: Conversation) -> list[tuple[int, SpanKind, bool]]:
-    made = encoder().encode(CHATML.render(conversation, encoder().control), "s", "t")
-    rows = zip(made.tokens.tolist(), made.kinds.tolist(), made.trained.tolist(), strict=True)
-    return [(token, SpanKind(kind), trained) for token, kind, trained in rows]
+def table(conversation: Conversation) -> list[Token]:
+    return tokens_of(encoder().encode(CHATML.render(conversation, encoder().control), "s", "t"))
 
 
 @real

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from found_tokenizers import DEMO, REAL, Found, bytes_tokenizer, serve
+from found_tokenizers import DEMO, REAL, Found, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -20,7 +20,7 @@ from tokenization.conversation import Call, Conversation, Message, canonical, ru
 from tokenization.encoder import Encoder
 from tokenization.invariants import check_sample
 from tokenization.sample import SpanKind, TokenizedSample
-from tokenization.segments import Control, RenderError
+from tokenization.segments import Control
 from tokenization.templates import open_template, prompt
 from tokenization.templates.chatml import CHATML
 from tokenization.templates.messages import chat_messages, chat_tools
@@ -328,6 +328,26 @@ def test_our_own_template_in_a_folder(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("start", ["USER", " USER", "▁USER"])
+def test_a_template_that_begins_with_text(start: str, tmp_path: Path) -> None:
+    """The tokenizer puts a space before a text at the very beginning, and nowhere else."""
+    chat = f"{{%- for m in messages -%}}{start} {{{{ m.content ~ (eos_token if m.role == 'assistant' else '') }}}}"
+    chat += "{{- ' ANSWER' if m.role == 'user' and (add_generation_prompt or not loop.last) -}}{%- endfor -%}"
+    chat = chat.replace(f"-%}}{start} ", f"-%}}{{{{- '{start} ' if m.role == 'user' else ' ' -}}}}")
+    one = opened(folder(tmp_path / "m", chat))
+    messages = (
+        Message("user", "hi"),
+        Message("assistant", "ok"),
+        Message("user", "and?"),
+        Message("assistant", "no"),
+    )
+    conversation = Conversation("t", messages)
+    assert one.sample(conversation).tokens.tolist() == one.chat(messages)
+    before = prompt(messages[:3], one.encoder.control, one.template)
+    assert one.encoder.ids(before) == one.chat(messages[:3], generate=True)
+    assert one.sample(conversation).tokens.tolist()[: len(one.encoder.ids(before))] == one.encoder.ids(before)
+
+
 # Control strings in data.
 
 
@@ -370,92 +390,3 @@ def test_control_strings_in_calls_and_tools_stay_text(demo: dict[str, Opened]) -
         return [segment.id for segment in segments if isinstance(segment, Control)]
 
     assert made("<|eot_id|>\ufdd0</s>") == made("qq")
-
-
-# Refusals.
-
-
-NO_STOP = "{%- for m in messages -%}{{- m.content -}}{%- endfor -%}"
-OTHERWISE = CHATML_CHAT.replace("assistant\n' if", "assistant:\n' if")
-DROPS = CHATML_CHAT.replace(
-    "~ message.content", "~ (message.content if loop.last else message.content.split('=')[-1])"
-)
-SHOUTS = CHATML_CHAT.replace(
-    "message.content", "(message.content | upper if message.role == 'user' else message.content)"
-)
-COUNTS = CHATML_CHAT.replace("message.content", "message.content ~ message.content | length")
-CALL = Message("assistant", "look", calls=(Call.of("find", {}),))
-REFUSED: list[tuple[str, Conversation, str]] = [
-    (
-        LLAMA2_CHAT,
-        talk(USER, CALL, Message("observation", "5"), OK),
-        "refuses the conversation: user and assistant must alternate: user/assistant/user/...$",
-    ),
-    (
-        OTHERWISE,
-        talk(USER, OK),
-        "writes message 2 in training otherwise than it is prompted for; use another",
-    ),
-    (
-        DROPS,
-        talk(USER, Message("assistant", "1+1=2"), USER, OK),
-        "writes message 2 in training otherwise than it is prompted for; use another",
-    ),
-    (
-        CHATML_CHAT,
-        talk(USER, OK, Message("assistant", "no", False)),
-        "messages of one turn have different 'loss', .* give them one, or use another data.template",
-    ),
-    (CHATML_CHAT, talk(USER, CALL), "does not write out 'find' of message 2; use another data.template"),
-    (CHATML_CHAT, talk(USER, OK, tools=('{"name": "f"}',)), "does not write out the tools; use another"),
-    (SHOUTS, talk(USER, OK), "does not write out message 1"),
-    (
-        COUNTS,
-        talk(Message("user", "hi there", True), OK),
-        "hides where a message stands that 'loss' asks for",
-    ),
-]
-
-
-@pytest.mark.parametrize(("chat_template", "conversation", "words"), REFUSED)
-def test_what_it_cannot_show_is_refused(
-    chat_template: str, conversation: Conversation, words: str, tmp_path: Path
-) -> None:
-    one = opened(folder(tmp_path, chat_template, ADDED["chatml"][1]))
-    with pytest.raises(RenderError, match=words) as told:
-        one.sample(conversation)
-    assert str(told.value).count("\n") == 0
-
-
-def test_a_token_across_the_prompts_end_is_refused(tmp_path: Path) -> None:
-    """Line ends merge in this tokenizer: the one that ends the prompt and the one that begins the answer."""
-    model = Found(bytes_tokenizer(None)).write(tmp_path / "model")
-    one = opened(folder(tmp_path / "own", *ADDED["chatml"], tokenizer=model))
-    assert one.sample(talk(USER, OK)).targets == 3
-    with pytest.raises(RenderError, match="a token reaches from the prompt into the assistant's turn"):
-        one.sample(talk(USER, Message("assistant", "\n\n\nok")))
-
-
-@pytest.mark.parametrize(
-    ("chat_template", "words"),
-    [
-        (None, "has no chat template"),
-        ({"default": CHATML_CHAT, "tool_use": CHATML_CHAT}, "has 2 chat templates"),
-    ],
-)
-def test_folders_without_one_template(chat_template: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words + ".*use data.template=llama2, chatglm3 or chatml"):
-        open_template("model", folder(tmp_path, chat_template))
-
-
-@pytest.mark.parametrize(
-    ("chat_template", "words"),
-    [
-        (NO_STOP, "writes no control token after the assistant's turn, .* never learn to stop; use another"),
-        ("{{- raise_exception('no') -}}", "refuses the conversation: no$"),
-        ("{%- for m in -%}", "refuses the conversation: "),
-    ],
-)
-def test_templates_that_cannot_be_learned_from(chat_template: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words):
-        open_template("model", folder(tmp_path, chat_template))

@@ -216,6 +216,11 @@ TABLE: dict[str, tuple[Conversation, list[tuple[str, str, str]]]] = {
             )
         ],
     ),
+    "an answer that waits for no result": (
+        asked(OSLO, says("It is 3 degrees.")),
+        [(W, "unanswered-call", "message 2 calls 'get_weather'")],
+    ),
+    "the data ends with calls": (asked(says("I look."), OSLO, FIND), []),
     "the one whose tool gave none": (
         asked(OSLO, FIND, OSLO, result("", "get_weather"), result("", "get_weather"), says()),
         [(W, "unanswered-call", "message 3 calls 'search'")],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization.builder import SampleBuilder
-from tokenization.conversation import Call, Conversation, Message, Role, runs
+from tokenization.conversation import Conversation, Message, Role
 from tokenization.encoder import Encoder
 from tokenization.errors import Where
 from tokenization.sample import SpanKind, TokenizedSample
@@ -146,222 +145,6 @@ def test_unknown_template() -> None:
         template_named("llama3")
 
 
-# Calls, results and tools, piece by piece.
-
-CALL_NAME, ARGUMENTS, CODE, OBSERVATION = (
-    SpanKind[name] for name in ("CALL_NAME", "ARGUMENTS", "CODE", "OBSERVATION")
-)
-Piece = tuple[str, SpanKind, bool]
-"""Characters or a control token, what they are, and whether they are targets."""
-
-
-def told(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, False
-
-
-def learned(text: str, kind: SpanKind = CONTROL) -> Piece:
-    return text, kind, True
-
-
-def asks(*content: Piece) -> list[Piece]:
-    return [told("<s>"), told(" [INST] "), *content, told(" [/INST]"), CUT]
-
-
-def call(name: str, arguments: Piece) -> list[Piece]:
-    """One that is learned."""
-    return [
-        learned('<tool_call>\n{"name": "'),
-        learned(name, CALL_NAME),
-        learned('", "arguments": '),
-        arguments,
-        learned("}\n</tool_call>"),
-    ]
-
-
-def result(text: str, trained: bool = False) -> list[Piece]:
-    return [told("<tool_response>\n"), (text, OBSERVATION, trained), told("\n</tool_response>")]
-
-
-CUT = told("")
-"""Where an instruction ends and an answer, or nothing, begins."""
-STOPS = learned("</s>", STOP)
-TOOL = '{"name": "查", "parameters": {}}'
-TOOLS = f"""You can call functions to help the user. The functions, as JSON schemas, one to a line:
-<tools>
-{{"type": "function", "function": {TOOL}}}
-{{"type": "function", "function": {TOOL}}}
-</tools>
-To call a function, write a JSON object with its name and arguments between <tool_call> and </tool_call>, \
-one pair of tags for each call:
-<tool_call>
-{{"name": "function", "arguments": {{"argument": "value"}}}}
-</tool_call>"""
-
-HI, OK = Message("user", "hi"), Message("assistant", "ok")
-ASKED, ANSWERED = asks(told("hi", USER)), [learned(" ok ", TEXT), STOPS]
-WEATHER = Call.of("查询天气", {"city": "北京"})
-HYPOT = Call.of("math.hypot", {"x": 3, "y": [None, 4.5]})
-
-CASES: dict[str, tuple[Conversation, list[Piece]]] = {
-    "tools behind a system message that is learned": (
-        Conversation("t", (Message("system", "S", True), HI, OK, HI), (TOOL, TOOL)),
-        [
-            *asks(
-                told("<<SYS>>\n"),
-                learned("S", SYSTEM),
-                told(f"\n\n{TOOLS}", SYSTEM),
-                told("\n<</SYS>>\n\n"),
-                told("hi", USER),
-            ),
-            *ANSWERED,
-            *ASKED,
-        ],
-    ),
-    "tools alone": (
-        Conversation("t", (HI,), (TOOL, TOOL)),
-        asks(told("<<SYS>>\n"), told(TOOLS, SYSTEM), told("\n<</SYS>>\n\n"), told("hi", USER)),
-    ),
-    "text, then two calls in a row, and their results": (
-        Conversation(
-            "t",
-            (
-                HI,
-                Message("assistant", " 好\n", calls=(WEATHER, HYPOT)),
-                Message("observation", "5", name="查询天气"),
-                Message("observation", " 六 ", name="math.hypot"),
-                OK,
-            ),
-        ),
-        [
-            *ASKED,
-            learned(" 好", TEXT),
-            learned("\n"),
-            *call("查询天气", learned('{"city": "北京"}', ARGUMENTS)),
-            learned("\n"),
-            *call("math.hypot", learned('{"x": 3, "y": [null, 4.5]}', ARGUMENTS)),
-            learned(" "),
-            STOPS,
-            *asks(*result("5"), told("\n"), *result(" 六 ")),
-            *ANSWERED,
-        ],
-    ),
-    "a call, then text; its result, then the user": (
-        Conversation(
-            "t",
-            (
-                HI,
-                Message("assistant", calls=(Call("f"),)),
-                Message("assistant", " wait "),
-                Message("observation", ""),
-                Message("user", " hi "),
-            ),
-        ),
-        [
-            *ASKED,
-            learned(" "),
-            *call("f", learned("{}", ARGUMENTS)),
-            learned("\n"),
-            learned("wait ", TEXT),
-            STOPS,
-            *asks(told("<tool_response>\n\n</tool_response>\n"), told(" hi", USER)),
-        ],
-    ),
-    "the interpreter's code and its result": (
-        Conversation(
-            "t",
-            (
-                HI,
-                Message("assistant", calls=(Call.of("interpreter", {"code": "print('2')\n"}),)),
-                Message("observation", "2\n", name="interpreter"),
-            ),
-        ),
-        [
-            *ASKED,
-            learned(" "),
-            *call("interpreter", learned('{"code": "print(\'2\')\\n"}', CODE)),
-            learned(" "),
-            STOPS,
-            *asks(*result("2\n")),
-        ],
-    ),
-    "loss, all the other way round": (
-        Conversation(
-            "t",
-            (
-                Message("user", "hi", True),
-                Message("assistant", "ok", False, calls=(Call("f"),)),
-                Message("observation", "5", True),
-                OK,
-                Message("user", "a", False),
-            ),
-        ),
-        [
-            *asks(learned("hi", USER)),
-            told(" ok", TEXT),
-            told('\n<tool_call>\n{"name": "'),
-            told("f", CALL_NAME),
-            told('", "arguments": '),
-            told("{}", ARGUMENTS),
-            told("}\n</tool_call> "),
-            told("</s>", STOP),
-            *asks(*result("5", True)),
-            *ANSWERED,
-            *asks(told("a", USER)),
-        ],
-    ),
-    "a turn of which the end is learned": (
-        Conversation("t", (HI, Message("assistant", "a", False), Message("assistant", "b"))),
-        [*ASKED, told(" a", TEXT), learned("\n"), learned("b ", TEXT), STOPS],
-    ),
-    "a turn of which the end is not learned": (
-        Conversation("t", (HI, Message("assistant", "a"), Message("assistant", "b", False))),
-        [*ASKED, learned(" a", TEXT), told("\n"), told("b ", TEXT), told("</s>", STOP)],
-    ),
-}
-
-
-def pieces(segments: Sequence[Segment]) -> list[Piece]:
-    made: list[Piece] = []
-    for segment in segments:
-        if isinstance(segment, Control):
-            made.append(({BOS: "<s>", EOS: "</s>"}[segment.id], segment.kind, segment.trained))
-            continue
-        made += [(segment.text[span.start : span.stop], span.kind, span.trained) for span in segment.spans]
-        made += [CUT] if segment.text.endswith("[/INST]") else []
-    return made
-
-
-def merged(expected: Sequence[Piece]) -> list[Piece]:
-    """Neighbours of one kind and mask as one: a hand need not know where the template's own words are joined."""
-    one: list[Piece] = []
-    for text, kind, trained in expected:
-        if one and one[-1][1:] == (kind, trained) and not {"", "<s>", "</s>"} & {text, one[-1][0]}:
-            one[-1] = (one[-1][0] + text, kind, trained)
-        else:
-            one.append((text, kind, trained))
-    return one
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_rendered_pieces(case: str) -> None:
-    conversation, expected = CASES[case]
-    assert merged(pieces(LLAMA2.render(conversation, ControlIds(BOS, EOS)))) == merged(expected)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_before_every_turn_stands_its_prompt(case: str) -> None:
-    conversation, _ = CASES[case]
-    control = ControlIds(BOS, EOS)
-    rendered = LLAMA2.render(conversation, control)
-    place = len(conversation.messages) - len(conversation.spoken)
-    for run in runs(conversation.spoken):
-        if run[0].role == "assistant":
-            before = prompt(conversation.messages[:place], control, LLAMA2, conversation.tools)
-            assert rendered[: len(before)] == before
-            assert pieces(before)[-1] == CUT
-        place += len(run)
-
-
 # Token by token, with the real tokenizer.
 
 
@@ -482,42 +265,6 @@ def test_control_tokens_in_data_stay_text(text: str) -> None:
     tokens = made.tokens.tolist()
     assert (tokens.count(0), tokens.count(BOS), tokens.count(EOS)) == (0, 1, 1)
     assert encoder().texts(made.tokens[made.trained][:-1].tolist()) == [f" {text} "]
-
-
-def encoded(text: Sequence[Piece]) -> list[tuple[int, SpanKind, bool]]:
-    """One text, whose first space SentencePiece puts there. A token belongs to the content that it has characters of,
-    the last of several; one without any, to the piece that its last character is in."""
-    from sentencepiece import SentencePieceProcessor
-
-    pieces = SentencePieceProcessor(model_file=str(TOKENIZER / "tokenizer.model"))
-    owners = [piece for piece in text for _ in piece[0].encode()]  # [bytes]
-    made: list[tuple[int, SpanKind, bool]] = []
-    at = 0
-    for id in pieces.encode("".join(characters for characters, _, _ in text).removeprefix(" ")):
-        length = 1 if pieces.is_byte(id) else len(pieces.id_to_piece(id).replace("▁", " ").encode())
-        own = owners[at : at + length]
-        content = [piece for piece in own if piece[1] != CONTROL]
-        made.append((id, *(content or own)[-1][1:]))
-        at += length
-    assert at == len(owners)
-    return made
-
-
-@real
-@pytest.mark.parametrize("case", CASES)
-def test_tokens_and_targets(case: str) -> None:
-    conversation, pieces = CASES[case]
-    expected: list[tuple[int, SpanKind, bool]] = []
-    text: list[Piece] = []
-    for word, kind, trained in [*pieces, CUT]:
-        if word not in ("", "<s>", "</s>"):
-            text.append((word, kind, trained))
-            continue
-        expected += encoded(text) if text else []
-        text = []
-        expected += [({"<s>": BOS, "</s>": EOS}[word], kind, trained)] if word else []
-    made = encoder().encode(LLAMA2.render(conversation, encoder().control), "source", "t")
-    assert table(made) == expected
 
 
 # Whole files against other tokenizers.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from itertools import pairwise
 from typing import NamedTuple
 
 from tokenization.conversation import INTERPRETER, Call, Conversation, Message
@@ -74,6 +73,8 @@ class _Turn(NamedTuple):
 
     calls: list[tuple[int, Call]]
     results: list[tuple[int, Message]]
+    answered: int = 0
+    """The last of its messages that makes no call, 0 where all do."""
 
 
 class _Paired(NamedTuple):
@@ -86,7 +87,10 @@ class _Paired(NamedTuple):
 
 
 def result_faults(conversation: Conversation) -> Iterator[Numbered]:
-    """Results without a call, and calls without a result. The last turn may go on beyond the data."""
+    """Results without a call, and calls without a result.
+
+    Results may be missing where the data ends with the calls, not where the assistant answers without them.
+    """
     turns = _turns(conversation)
     paired = [_pair(turn) for turn in turns]
     for turn, (strange, surplus, _) in zip(turns, paired, strict=True):
@@ -101,8 +105,9 @@ def result_faults(conversation: Conversation) -> Iterator[Numbered]:
             else:
                 told = f"message {number} is an observation, but the turn before makes no structured call; make it one"
                 yield numbered(number, "warning", "orphan-observation", told)
-    for (_, _, unanswered), _ in pairwise(paired):
-        for number, call in unanswered:
+    for turn, (_, _, unanswered) in zip(turns, paired, strict=True):
+        over = [(n, call) for n, call in unanswered if turn is not turns[-1] or n < turn.answered]
+        for number, call in over:
             told = (
                 f"message {number} calls {quoted(call.name)}, and the conversation goes on without a result"
             )
@@ -119,6 +124,8 @@ def _turns(conversation: Conversation) -> list[_Turn]:
             if before != "assistant":
                 turns.append(_Turn([], []))
             turns[-1].calls.extend((number, call) for call in message.calls)
+            if not message.calls:
+                turns[-1] = turns[-1]._replace(answered=number)
         elif message.role == "observation":
             turns[-1].results.append((number, message))
         before = message.role

@@ -21,9 +21,10 @@ from tokenization.conversation import Conversation, Message, runs
 from tokenization.encoder import Encoder
 from tokenization.grammar.tagged import parse_turn
 from tokenization.sample import SpanKind
-from tokenization.segments import Control, ControlIds, RenderError, Segment, joined
+from tokenization.segments import Control, ControlIds, RenderError, Segment, Text, joined
 from tokenization.templates.messages import chat_messages, chat_tools
 from tokenization.templates.template import Template
+from tokenization.tokenizer_files import prefix_scheme
 
 NAME = "model"
 _ESCAPE = "\ufdd0"  # a noncharacter: no text needs it, and where one has it, it is escaped itself
@@ -50,7 +51,7 @@ def folder_template(path: Path) -> tuple[Template, Encoder]:
         )
         raise ValueError(f"{path} has {count}, one is needed; use data.template=llama2, chatglm3 or chatml")
     control = {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    own = _FolderTemplate(tokenizer, control)
+    own = _FolderTemplate(tokenizer, control, prefix_scheme(tokenizer.backend_tokenizer) == "first")
     stop = own.stop()
     encoder = Encoder(
         tokenizer.backend_tokenizer,
@@ -76,6 +77,8 @@ class _FolderTemplate:
     """transformers' own."""
     control: Mapping[str, int]
     """Its control tokens."""
+    leads: bool
+    """It puts a space before a text that stands at the very beginning, and there alone."""
 
     def render(
         self, conversation: Conversation, control: ControlIds, *, generate: bool = False
@@ -100,13 +103,18 @@ class _FolderTemplate:
             raise AssertionError(
                 f"internal: conversation {conversation.id} is not divided as it was rendered"
             )
-        return segments
+        return [_led(segments[0]), *segments[1:]] if self.leads else segments
 
     def stop(self) -> str:
         """The token that ends a turn."""
         asked = Conversation("probe", (Message("user", "a"), Message("assistant", "b")))
-        start = len(self._text(asked, 1, True))
-        return self._last_control(self._text(asked, 2, False), start)[0]
+        prompt, text = self._text(asked, 1, True), self._text(asked, 2, False)
+        if not text.startswith(prompt):
+            raise RenderError(
+                "the model's chat template writes the assistant's turn in training otherwise than it is prompted for; "
+                "use another data.template"
+            )
+        return self._last_control(text, len(prompt))[0]
 
     def _text(self, conversation: Conversation, count: int, generate: bool) -> str:
         """The first `count` messages as the template writes them."""
@@ -246,6 +254,16 @@ class _FolderTemplate:
     def _restore(self, text: str) -> str:
         words = [_ESCAPE, *self.control]
         return re.sub(f"{_ESCAPE}(.)", lambda found: words[ord(found[1]) - 0xE000], text)
+
+
+def _led(segment: Segment) -> Segment:
+    """The first segment with the space that the tokenizer begins a text with, unless it has one."""
+    if isinstance(segment, Control) or segment.text.startswith((" ", "▁")):
+        return segment
+    spans = tuple(replace(span, start=span.start + 1, stop=span.stop + 1) for span in segment.spans)
+    first = replace(spans[0], start=0)
+    end = segment.prompt_end
+    return Text(f" {segment.text}", (first, *spans[1:]), end if end is None else end + 1)
 
 
 def _one_message_a_turn(conversation: Conversation) -> Conversation:
