@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from test_encoder import tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from tokenization.conversation import Conversation, Message
 from tokenization.encoder import Encoder
@@ -23,20 +24,6 @@ real = pytest.mark.skipif(
     not TOKENIZER.is_dir(), reason="no real data beside the repository (../shared/data)"
 )
 CONTROL, TEXT = SpanKind.CONTROL, SpanKind.TEXT
-
-
-def tiny_tokenizer() -> Tokenizer:
-    """Llama's kind of tokenizer in small: byte b is b + 3, ▁ is 259."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"[]INSThi"]
-    merges = [("▁", "▁"), ("▁", "["), ("I", "N"), ("IN", "S"), ("INS", "T"), ("▁", "h"), ("▁h", "i")]
-    pieces += [left + right for left, right in merges]
-    vocab = {piece: id for id, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in pieces[:3]])
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence(steps)
-    return tokenizer
 
 
 def saved(folder: Path, tokenizer: Tokenizer, **settings: object) -> Path:
