@@ -38,6 +38,7 @@ setup(
         "pyyaml>=6",
         "wandb>=0.31",
         "numpy>=2",
+        "pyarrow>=17",
         "tqdm>=4.66",
         "jsonschema>=4.23",
     ],

@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
+from configs.paths import DATA_SUFFIXES, hub_name
 from configs.schema import Config
 from configs.shapes import ModelShape
 
@@ -66,6 +67,7 @@ BOUNDS = (
     *(Bound(key, 1) for key in _COUNTS),
     *(Bound(key, 0, low_open=True) for key in ("train.epochs", "optimizer.lr", "optimizer.eps")),
     *(Bound(key, 0) for key in ("run.seed", "optimizer.weight_decay", "optimizer.clip")),
+    *(Bound(key, 0) for key in ("data.max_bad_rows", "data.workers")),
     *(Bound(key, 0, 1) for key in ("data.eta", "optimizer.warmup_ratio", "optimizer.min_lr_ratio")),
     Bound("optimizer.betas", 0, 1, high_open=True),
 )
@@ -108,7 +110,10 @@ def check_files(config: Config) -> None:
                 f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
             )
         matches = [source.path, *glob(source.path, recursive=True)]  # a name may itself hold [ or *
-        if not any(Path(match).is_file() for match in matches):
+        found = any(Path(match).is_file() for match in matches) or any(
+            file.suffix in DATA_SUFFIXES for file in Path(source.path).rglob("*")
+        )
+        if not found and (Path(source.path).exists() or hub_name(source.path) is None):
             raise ConfigError(
                 f"{key}.path={source.path}: 0 files match, at least 1 needed; "
                 "correct the path, which is read from the working directory"

@@ -46,7 +46,8 @@ class ParallelConfig:
 class SourceConfig:
     name: str = MISSING
     path: str = MISSING
-    """JSON array or JSONL; a file or a glob."""
+    """JSONL, JSON array or Parquet: a file, a glob, a folder, or a data set of the Hugging Face hub, `owner/name` or
+    `hf://datasets/owner/name@revision/glob`."""
     role: Literal["agent", "general"] = MISSING
     weight: float = 1.0
     """Share within the role, relative to the role's other sources."""
@@ -75,8 +76,13 @@ class DataConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     eta: float = 0.2
     """Share of agent data in the mixture."""
-    eta_unit: Literal["samples"] = "samples"
-    on_error: Literal["strict"] = "strict"
+    eta_unit: Literal["samples", "targets"] = "samples"
+    """What that is a share of: samples drawn, as AgentTuning counted, or the targets in them."""
+    on_error: Literal["strict", "skip"] = "strict"
+    """What a row does that cannot be read or rendered: stop the run, or be left out, counted and written to
+    quarantine.jsonl."""
+    max_bad_rows: int = 100
+    """Rows that `skip` may leave out; one more stops the run."""
     control_text: Literal["refuse", "neutralise", "allow"] = "refuse"
     """A message that holds the template's own marks where they are ordinary text, as [INST] is: stop at it, write the
     mark apart ([ INST]), or let it stand. Control tokens need no policy: text is never encoded into one."""
@@ -85,6 +91,11 @@ class DataConfig:
     prompt and tools are kept, and what is lost is counted."""
     pack_window: int = 256
     """Samples looked at when a row is filled; bounds how far packing can reorder."""
+    workers: int = 1
+    """Processes on each machine that tokenise ahead of training; 0: each rank does it itself, as it goes."""
+    cache_dir: str | None = None
+    """Where indexes of files and tokenised samples are kept for later starts; none: data_cache in run.output_dir.
+    Runs that name the same folder share them."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.bundle import generation_config
+from tokenization.errors import DataError
+from trainer.data.bad_rows import bad_row, counted, told
 from trainer.data.mixture import shares
-from trainer.data.open import open_builder
-from trainer.data.sources import open_source
+from trainer.data.open import open_builder, open_data
 
 FIRST_ROWS = 1000
 """Rows of each source read before ranks start: some tenths of a second."""
@@ -29,7 +31,9 @@ def check_settings(config: Config, processes: int | None) -> Layout:
     except ValueError as error:
         raise ConfigError(f"model.path={config.model.path}: {error}") from error
     # The model grows by the tokens that the template adds, but not by what is amiss with its folder.
-    return check_config(config, shape, builder.encoder.own_size, processes)
+    layout = check_config(config, shape, builder.encoder.own_size, processes)
+    shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
+    return layout
 
 
 def check_output(config: Config) -> None:
@@ -46,14 +50,26 @@ def check_output(config: Config) -> None:
 
 
 def check_sources(config: Config) -> None:
-    """Every source opens, has rows, and its first FIRST_ROWS in file order become samples.
+    """Every source opens, has rows, and its first FIRST_ROWS in file order become samples, kept for training.
 
-    Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before.
-    Raises ConfigError for shares that cannot be met, DataError for data.
+    Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before. Where bad
+    rows are skipped, tells how many there are. Raises DataError.
     """
-    shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
-    builder = open_builder(config)
-    for source in map(open_source, config.data.sources):
-        for i in range(min(len(source), FIRST_ROWS)):
-            row, where = source.row(i)
-            builder.build(row, source=source.name, format=source.format, where=where, default_id=str(i))
+    data = open_data(config, first=True, workers=0)
+    samples = data.stream(config).samples
+    for i, source in enumerate(data.sources):
+        reasons: dict[str, int] = {}
+        first = min(len(source), FIRST_ROWS)
+        for row in range(first):
+            try:
+                samples.of_row(i, row)
+            except DataError as error:
+                if config.data.on_error == "strict" or error.where is None:
+                    raise
+                reasons = counted(reasons, bad_row(source.name, error).reason)
+        if reasons:
+            bad = sum(reasons.values())
+            print(
+                f"source {source.name!r}: {bad} of the first {first} rows are bad and left out: {told(reasons)}",
+                file=sys.stderr,
+            )

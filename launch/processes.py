@@ -37,8 +37,8 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     """Check everything that can be checked, start the ranks, wait. Raises ConfigError or DataError before."""
     config = load_config(path, overrides)
     layout = local_layout(config, accelerators())
-    check_sources(config)
     check_output(config)
+    check_sources(config)
     folder = resume_folder(config)
     if folder:
         read_progress(folder, config, layout)

@@ -14,6 +14,8 @@ from launch.ancestors import die_with_launcher
 from launch.environment import library_environment
 from launch.preflight import check_settings
 from tokenization.errors import DataError
+from trainer.data.ahead import start_workers
+from trainer.data.open import open_data
 
 
 def run_rank(path: str, overrides: Sequence[str]) -> int:
@@ -41,13 +43,17 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
 def _train(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
     layout = check_settings(config, int(os.environ["WORLD_SIZE"]))
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    data = open_data(config, first=first, workers=config.data.workers)
+    if first:
+        start_workers(data.stream(config), config.data.workers)
     import torch.distributed as dist
 
     from trainer.build import build_run
     from trainer.loop import train
     from trainer.parallel.grid import stop_grid
 
-    run = build_run(config, layout)
+    run = build_run(config, layout, data)
     try:
         code = train(run)
     finally:

@@ -29,10 +29,13 @@ class Ranks:
     def alive(self) -> dict[int, psutil.Process]:
         """The launcher's processes that are ranks, by rank."""
         found: dict[int, psutil.Process] = {}
+        pids: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self._launcher.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if str(ENTRY) in process.cmdline():
+                    # A rank's own children have its command line: those that tokenise ahead are forked from it.
+                    if str(ENTRY) in process.cmdline() and process.ppid() not in pids:
+                        pids.add(process.pid)
                         found[int(process.environ()["RANK"])] = process
         return found
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
 
 from tokenization import control_text, length
 from tokenization.conversation import Conversation
@@ -26,6 +31,19 @@ class SampleBuilder:
     system_prompt: str | None = None
     """Given to conversations that bring no system message of their own."""
     control_text: control_text.Policy = "refuse"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits of all that a row's tokens and mask follow from: tokenizer, template, policies, and the code of
+        this package and the libraries under it. Samples kept under another one are of no use."""
+        digest = blake2b(digest_size=16)
+        folder = Path(__file__).parent
+        for file in sorted(f for f in folder.rglob("*") if f.suffix in (".py", ".jinja")):
+            digest.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+        settings = [self.template.name, self.template.chat_template, self.system_prompt, self.control_text]
+        settings += [version(library) for library in ("tokenizers", "transformers", "jinja2")]
+        digest.update(json.dumps([*settings, self.encoder.state()]).encode())
+        return digest.hexdigest()
 
     def conversation(self, row: object, *, format: str, where: Where, default_id: str) -> Conversation:
         """One row as it is rendered. Raises DataError, naming `where`, for no conversation or refused control text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -94,6 +95,10 @@ class Encoder:
     @property
     def control(self) -> ControlIds:
         return ControlIds(self.bos, self.eos, self.special)
+
+    def state(self) -> str:
+        """The tokenizer and its control tokens as text: equal texts encode alike."""
+        return json.dumps([self._tokenizer.to_str(), self.bos, self.eos, dict(self.special)])
 
     def encode(self, segments: Sequence[Segment], source: str, id: str) -> TokenizedSample:
         """The sample of a rendered conversation: each text is encoded on its own and nothing is added.

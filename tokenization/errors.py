@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Where:
-    """A place in a data file: the 1-based line that a row begins on, and in a JSON array which row it is."""
+    """A place in a data file: the 1-based line that a row begins on, and in arrays and tables which row it is."""
 
     file: str
-    line: int
+    line: int | None
+    """None in a table."""
     row: int | None = None
-    """From 1; only in arrays, where rows are not counted by their lines."""
+    """From 1; only where rows are not counted by their lines."""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}"
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
         return place if self.row is None else f"{place} (row {self.row})"
 
 

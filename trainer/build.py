@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from configs.layout import Layout
 from configs.load import save_config
@@ -17,11 +18,12 @@ from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, read_progress
 from trainer.checkpoint.store import resume_folder
 from trainer.checkpoint.training_state import read_training_state
-from trainer.data.open import open_builder, open_stream
-from trainer.data.stream import count_rows
+from trainer.data.bad_rows import Quarantine
+from trainer.data.epochs import rows_of_epochs
+from trainer.data.open import Data, open_data
 from trainer.loop import Run
 from trainer.loss import TargetLoss
-from trainer.metrics import Tracker
+from trainer.metrics import Tracker, check_log
 from trainer.model.layers import Parts
 from trainer.model.names import Table, stage_table
 from trainer.model.stack import head_weight, llama_layers
@@ -32,13 +34,18 @@ from trainer.parallel.stages import balance, layer_costs
 from trainer.step import StepParts
 
 
-def count_steps(config: Config, builder: SampleBuilder) -> int:
-    """Optimizer steps of the run; `train.epochs` costs one pass over the data, tokenised to be counted."""
+def count_steps(config: Config, data: Data, grid: Grid) -> int:
+    """Optimizer steps of the run; a collective.
+
+    `train.epochs` costs rank 0 a pass over the data, whose samples are kept, and nothing when it was counted before.
+    """
     if config.train.steps is not None:
         return config.train.steps
     assert config.train.epochs is not None  # check_config saw to one of the two
-    rows = count_rows(open_stream(config, builder), config.train.epochs)
-    return -(-rows // config.batch.rows)  # the stream goes on where the last batch asks for more
+    rows = rows_of_epochs(config, data, config.train.epochs) if grid.is_main else 0
+    counted = torch.tensor(rows, device=grid.device)
+    dist.broadcast(counted, 0)
+    return -(-int(counted) // config.batch.rows)  # the stream goes on where the last batch asks for more
 
 
 def grown_shape(config: Config, builder: SampleBuilder) -> ModelShape:
@@ -47,18 +54,23 @@ def grown_shape(config: Config, builder: SampleBuilder) -> ModelShape:
     return replace(shape, vocab=max(shape.vocab, builder.encoder.vocab_size))
 
 
-def build_run(config: Config, layout: Layout) -> Run:
-    """Join the process groups and put the run together, resumed where its checkpoints say so."""
+def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
+    """Join the process groups and put the run together, resumed where its checkpoints say so.
+
+    data: opened before, where workers were forked from this process while it was small; else nobody works ahead.
+    """
     torch.manual_seed(config.run.seed)
     grid = start_grid(layout)
-    builder = open_builder(config)
+    data = data or open_data(config, first=grid.is_main, workers=0)
+    builder = data.builder
     shape = grown_shape(config, builder)
-    stream = open_stream(config, builder)
+    stream = data.stream(config)
     folder = resume_folder(config)
     progress = read_progress(folder, config, layout) if folder else None
     if progress:
         stream.restore(progress.cursor)
-    steps = count_steps(config, builder)
+        check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
+    steps = count_steps(config, data, grid)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     weights = folder or Path(config.model.path)
@@ -68,13 +80,15 @@ def build_run(config: Config, layout: Layout) -> Run:
         read_training_state(folder, engine, table, grid, progress.step)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, progress, steps) if grid.is_main else None
+    quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     if tracker and progress and progress.step < steps:
         tracker.say(f"resumed after step {progress.step} from {folder}")
         if progress.steps != steps:
             tracker.say(
                 f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
             )
-    return Run(parts, builder, stream, table, tuple(bounds), progress.step if progress else 0, tracker)
+    done = progress.step if progress else 0
+    return Run(parts, builder, stream, table, tuple(bounds), done, tracker, quarantine)
 
 
 def build_model(

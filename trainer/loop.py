@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import FOLDER, Progress, model_digest
 from trainer.checkpoint.store import commit, prune
 from trainer.checkpoint.training_state import write_training_state
-from trainer.data.micro_batch import GlobalBatch, global_batches
+from trainer.data.bad_rows import Quarantine
+from trainer.data.prefetch import Prefetch
+from trainer.data.report import table
+from trainer.data.state import State
 from trainer.data.stream import RowStream
 from trainer.metrics import Tracker
 from trainer.model.names import Table
@@ -39,6 +42,8 @@ class Run:
     """Steps taken before this start."""
     tracker: Tracker | None
     """On rank 0 alone."""
+    quarantine: Quarantine | None = None
+    """Likewise."""
 
     @property
     def checkpoints(self) -> Path:
@@ -49,31 +54,36 @@ def train(run: Run) -> int:
     """Take the remaining steps. Returns the exit code: 0 when all are done, 75 when stopped by a signal."""
     stop = StopRequest()
     every = run.parts.config.checkpoint.every
-    batches: Iterator[GlobalBatch] = global_batches(run.stream, run.parts.config.batch.rows)
-    for step in range(run.done + 1, run.parts.steps + 1):
-        begun = time.perf_counter()
-        report, stopping = train_step(run.parts, next(batches), step, stop.wished, begun)
-        if run.tracker:
-            run.tracker.record(report)
-        last = step == run.parts.steps
-        if last or stopping or (every and step % every == 0):
-            save(run, step)
-        if stopping and not last:
+    with closing(Prefetch(run.stream, run.parts.config.batch.rows)) as batches:
+        for step in range(run.done + 1, run.parts.steps + 1):
+            begun = time.perf_counter()
+            batch, data, bad_rows = next(batches)
+            report, stopping = train_step(run.parts, batch, step, stop.wished, begun, data.hash)
             if run.tracker:
-                run.tracker.say(f"stopped by a signal after step {step}: the same command goes on from there")
-            return REQUEUE
-    if run.tracker and run.done < run.parts.steps:
-        run.tracker.say("\n".join(map(str, run.stream.report())))
+                run.tracker.record(report)
+            if run.quarantine and run.tracker and bad_rows:
+                run.tracker.say(run.quarantine.add(bad_rows))
+            last = step == run.parts.steps
+            if last or stopping or (every and step % every == 0):
+                save(run, step, data)
+            if stopping and not last:
+                if run.tracker:
+                    run.tracker.say(
+                        f"stopped by a signal after step {step}: the same command goes on from there"
+                    )
+                return REQUEUE
+            if last and run.tracker:
+                run.tracker.say(table(run.stream.report(data)))
     return 0
 
 
-def save(run: Run, step: int) -> Path:
-    """Write and commit the checkpoint of `step`; a collective of all ranks."""
+def save(run: Run, step: int, data: State) -> Path:
+    """Write and commit the checkpoint of `step`, after which the stream stood at `data`; a collective of all ranks."""
     parts, config = run.parts, run.parts.config
     progress = Progress(
         step=step,
         steps=parts.steps,
-        cursor=run.stream.cursor(),
+        cursor=run.stream.cursor(data),
         layout=parts.grid.layout,
         rows=config.batch.rows,
         model=model_digest(Path(config.model.path)),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from configs.errors import ConfigError
 from configs.schema import WandbConfig
 from configs.shapes import ModelShape
 
@@ -38,6 +39,10 @@ class StepReport:
     fill: float
     step_seconds: float
     tokens_per_second: float
+    data_wait_seconds: float
+    """Part of step_seconds in which the batch was not there yet."""
+    data_hash: str
+    """The rolling hash of all samples up to this step: equal hashes, equal data in equal order."""
     mfu: float | None
     """Model FLOPs over the devices' bfloat16 peak; None where the peak is unknown, as on a CPU."""
 
@@ -125,7 +130,9 @@ class Tracker:
             )
         if self._wandb is not None:
             values = {
-                key: value for key, value in asdict(report).items() if key not in ("step", "loss_by_source")
+                key: value
+                for key, value in asdict(report).items()
+                if key not in ("step", "loss_by_source", "data_hash")
             }
             values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
             try:
@@ -164,6 +171,21 @@ def _keep_lines(file: Path, done: int) -> None:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
     file.write_text("".join(kept), encoding="utf-8")
+
+
+def check_log(folder: Path, step: int, data_hash: str) -> None:
+    """Raises ConfigError where metrics.jsonl has another data hash for `step` than the checkpoint of that step: then
+    one of the two is not of this run."""
+    file = folder / "metrics.jsonl"
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        values = json.loads(line) if line.endswith("\n") else {}
+        if values.get("step") == step and values.get("data_hash", data_hash) != data_hash:
+            raise ConfigError(
+                f"{file}: step {step} has data hash {values['data_hash']}, but its checkpoint has {data_hash}: they "
+                "are of different runs; move the log away, or name the right checkpoint in checkpoint.resume"
+            )
 
 
 def _start_wandb(folder: Path, config: WandbConfig, settings: Mapping[str, Any], wandb_id: str | None) -> Any:

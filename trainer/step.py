@@ -19,6 +19,9 @@ from trainer.optimizer import learning_rate
 from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
 
+_MARK = 5
+"""Hex digits of the data's hash that ranks compare each step. The hash is a chain, so what differs once goes on to."""
+
 
 @dataclass(frozen=True)
 class StepParts:
@@ -35,21 +38,28 @@ class StepParts:
 
 
 def train_step(
-    parts: StepParts, batch: GlobalBatch, step: int, stop: bool, begun: float | None = None
+    parts: StepParts,
+    batch: GlobalBatch,
+    step: int,
+    stop: bool,
+    begun: float | None = None,
+    data_hash: str = "",
 ) -> tuple[StepReport, bool]:
     """Run optimizer step `step` (from 1). A collective of all ranks, which all return the same report.
 
     `stop` is this rank's wish to stop after the step; the second value tells whether any rank has it. The step's
-    time counts from `begun` (time.perf_counter()), so that it can include making the batch; by default from now.
+    time counts from `begun` (time.perf_counter()), when the batch was asked for; by default from now. `data_hash` is
+    the stream's after the batch. Raises RuntimeError where ranks have different ones: they were given other data.
     """
-    begun = time.perf_counter() if begun is None else begun
+    entered = time.perf_counter()
+    begun = entered if begun is None else begun
     grid, layout, config = parts.grid, parts.grid.layout, parts.config
     micro = batch.micro_batches(grid.data_rank, layout.data, config.batch.micro_rows)
     # DeepSpeed takes the mean over micro-batches and data ranks; ours is the sum over the batch's targets.
     parts.loss.scale = len(micro) * layout.data / max(1, batch.targets)
     lr = learning_rate(step, parts.steps, config.optimizer)
     grad_norm = parts.engine.step([((m.tokens, m.positions), (m.labels, m.sources)) for m in micro], lr)
-    sums, stop = _shared(parts, stop)
+    sums, stop = _shared(parts, stop, data_hash)
     seconds = time.perf_counter() - begun
     targets = batch.targets_by_source
     by_source = {
@@ -69,21 +79,44 @@ def train_step(
         fill=batch.fill,
         step_seconds=seconds,
         tokens_per_second=batch.tokens / seconds,
+        data_wait_seconds=entered - begun,
+        data_hash=data_hash,
         mfu=_mfu(parts, batch, seconds),
     )
     return report, stop
 
 
-def _shared(parts: StepParts, stop: bool) -> tuple[torch.Tensor, bool]:
+def _shared(parts: StepParts, stop: bool, data_hash: str) -> tuple[torch.Tensor, bool]:
     """Loss sums by source over the global batch, float64 [sources] on the CPU, and whether any rank will stop."""
     sums = parts.loss.take_sums()
     if not parts.grid.last_stage or parts.grid.tensor_rank != 0:
         sums.zero_()  # tensor ranks hold the same sums, earlier stages none
-    wish = torch.tensor([float(stop)], dtype=torch.float64, device=sums.device)
+    mark = int(data_hash[:_MARK] or "0", 16)
+    # All ranks have one mark exactly if their squares' mean is their mean's square; float64 holds these exactly.
+    wish = torch.tensor([float(stop), mark, mark * mark], dtype=torch.float64, device=sums.device)
     both = torch.cat((sums, wish))
     dist.all_reduce(both)
     both = both.cpu()
-    return both[:-1], bool(both[-1] > 0)
+    total, squares = int(both[-2]), int(both[-1])
+    if squares * dist.get_world_size() != total * total:
+        raise RuntimeError(_disagreement(mark, sums.device))
+    return both[:-3], bool(both[-3] > 0)
+
+
+def _disagreement(mark: int, device: torch.device) -> str:
+    """Who has which hash; a collective of all ranks, all of which have noticed."""
+    marks = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(marks, torch.tensor([mark], device=device))
+    ranks: dict[int, list[int]] = {}
+    for rank, theirs in enumerate(marks):
+        ranks.setdefault(int(theirs), []).append(rank)
+    found = "; ".join(
+        f"{hash:0{_MARK}x} on rank {', '.join(map(str, numbers))}" for hash, numbers in ranks.items()
+    )
+    return (
+        f"ranks were given different data, their hashes begin with {found}: data files, tokenizer or code differ "
+        "between machines; make them the same and resume"
+    )
 
 
 def _mfu(parts: StepParts, batch: GlobalBatch, seconds: float) -> float | None:

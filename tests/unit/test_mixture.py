@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from trainer.data.mixture import next_source, shares
+from trainer.data.mixture import next_source, next_source_by_targets, shares
 
 share_vectors = (
     st.lists(st.integers(0, 1000), min_size=1, max_size=12)
@@ -53,6 +54,62 @@ def test_an_order_worked_out_by_hand():
     # stands at its due, rounded. The first has n/5: 0.2 0.4 0.6 0.8 1.0 1.2 1.4 1.6 1.8 2.0 for n = 1 to 10.
     assert drawn([Fraction(1, 5), Fraction(4, 5)], 10) == [1, 1, 0, 1, 1, 1, 1, 0, 1, 1]
     assert drawn([Fraction(0), Fraction(1)], 3) == [1, 1, 1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    vector=share_vectors | lopsided,
+    sizes=st.lists(st.lists(st.integers(0, 5000), min_size=12, max_size=12), min_size=2, max_size=40),
+)
+def test_by_targets_it_is_the_draw_that_brings_all_closest(vector: list[Fraction], sizes: list[list[int]]):
+    """Against the definition, and no source is ever ahead by more than the samples are large."""
+    largest = max(map(max, sizes))
+    targets = [0] * len(vector)
+
+    def distances(targets: list[int]) -> list[Fraction]:
+        return [given - share * sum(targets) for share, given in zip(vector, targets, strict=True)]
+
+    for offered in sizes:
+        after = {
+            i: sum(d * d for d in distances([t + offered[i] * (i == j) for j, t in enumerate(targets)]))
+            for i, share in enumerate(vector)
+            if share
+        }
+        i = next_source_by_targets(vector, targets, offered[: len(vector)])
+        assert i == min(after, key=lambda i: (after[i], i))
+        targets[i] += offered[i]
+        assert max(distances(targets)) <= largest
+
+
+@pytest.mark.parametrize("eta", [0.05, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("seed", range(5))
+def test_by_targets_eta_is_met_within_half_a_percent_after_1000_samples(eta: float, seed: int):
+    """Lengths as conversations have them: log-normal, agent samples four times as long, at most 2000."""
+    random = np.random.default_rng(seed)
+    vector = shares([("agent", 1.0), ("general", 1.0)], eta)
+    targets = [0, 0]
+
+    def sample(i: int) -> int:
+        return int(min(2000, random.lognormal(np.log((400, 100)[i]), 1.0)))
+
+    offered = [sample(0), sample(1)]
+    for n in range(1, 5001):
+        i = next_source_by_targets(vector, targets, offered)
+        targets[i] += offered[i]
+        offered[i] = sample(i)
+        if n >= 1000:
+            assert abs(targets[0] / sum(targets) - eta) < 0.005
+
+
+def test_an_order_by_targets_worked_out_by_hand():
+    # Halves; samples of 6 and 2. Half the difference between the two is each one's distance from its due.
+    vector = [Fraction(1, 2)] * 2
+    targets, order = [0, 0], []
+    for _ in range(7):
+        order.append(next_source_by_targets(vector, targets, (6, 2)))
+        targets[order[-1]] += (6, 2)[order[-1]]
+    # From (0 0): to 6 0 or 0 2, the latter is closer. (0 2): 6 2 or 0 4, both 4 apart, the lower index. Then 6 4, 6 6.
+    assert order == [1, 0, 1, 1, 1, 0, 1]
 
 
 def test_eta_goes_to_the_agent_sources_and_weights_divide_it():

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenization.sample import TokenizedSample
-from trainer.data.order import SourceOrder, permutation
 from trainer.data.packing import choose, pack_row
 from trainer.data.rows import IGNORED
 
@@ -124,32 +122,3 @@ def test_a_full_row_has_no_padding_and_an_overfull_one_is_refused():
     assert row.filled == 4
     with pytest.raises(ValueError, match="row 3: 4 tokens do not fit into 3"):
         pack_row([sample([False, True])] * 2, [0, 0], index=3, length=3, pad_id=9)
-
-
-# order
-
-
-@given(
-    seed=st.integers(-5, 2**40), rows=st.integers(1, 200), epoch=st.integers(0, 9), name=st.text(max_size=5)
-)
-def test_each_pass_is_an_exact_permutation(seed: int, rows: int, epoch: int, name: str):
-    order = permutation(seed, name, epoch, rows)
-    assert sorted(order.tolist()) == list(range(rows))
-    assert order.tolist() == permutation(seed, name, epoch, rows).tolist()
-
-
-def test_passes_sources_and_seeds_differ():
-    orders = [permutation(*key, 50).tolist() for key in ((1, "a", 0), (1, "a", 1), (1, "b", 0), (2, "a", 0))]
-    assert len({json.dumps(order) for order in orders}) == 4
-
-
-def test_the_order_is_the_same_in_every_release():
-    assert permutation(1234, "agent", 0, 8).tolist() == [6, 0, 2, 5, 3, 1, 4, 7]
-
-
-def test_draws_walk_pass_after_pass():
-    order = SourceOrder(3, "a", 5)
-    forth = [order.row(k) for k in range(20)]
-    assert [sorted(forth[k : k + 5]) for k in range(0, 20, 5)] == [list(range(5))] * 4
-    assert forth[5:10] == permutation(3, "a", 1, 5).tolist()
-    assert [order.row(k) for k in reversed(range(20))] == forth[::-1]

@@ -5,9 +5,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +23,12 @@ from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
 from tokenization.length import Fitted, LengthCounts, Policy
 from tokenization.sample import TokenizedSample
+from trainer.data.epochs import count_rows
+from trainer.data.row_index import FileStamp
 from trainer.data.rows import IGNORED, PackedRow
+from trainer.data.sample_store import SampleStore
 from trainer.data.sources import Source, open_source
-from trainer.data.stream import RowStream, count_rows
+from trainer.data.stream import RowStream
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 PAD = 3
@@ -37,6 +42,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def stamp(self) -> FileStamp:
+        return FileStamp(
+            "folder/memory", len(self), hashlib.sha256(repr(self.rows).encode()).hexdigest()[:32]
+        )
 
     def row(self, i: int) -> tuple[object, Where]:
         return self.rows[i], Where("memory", i + 1)
@@ -91,6 +102,9 @@ def stream_of(
     length: int = 32,
     window: int = 6,
     too_long: str = "truncate",
+    unit: str = "samples",
+    stores: Path | None = None,
+    **settings: Any,
 ) -> RowStream:
     """Sources whose name begins with `a` are agent sources."""
     roles = {name: "agent" if name.startswith("a") else "general" for name in rows}
@@ -100,9 +114,12 @@ def stream_of(
         sequence_length=length,
         pack_window=window,
         too_long=too_long,  # pyright: ignore[reportArgumentType]
+        eta_unit=unit,  # pyright: ignore[reportArgumentType]
+        **settings,
     )
     sources = [Source(name, roles[name], "auto", [Rows(content)]) for name, content in rows.items()]
-    return RowStream(sources, FakeBuilder(), config, seed, PAD)
+    kept = [SampleStore(stores / name, name) for name in rows] if stores else []
+    return RowStream(sources, FakeBuilder(), config, seed, PAD, kept)
 
 
 def same(a: PackedRow, b: PackedRow) -> bool:
@@ -150,6 +167,7 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
             placed[name, id] += 1
     cursor = stream.cursor()
     waiting = Counter(source for source, *_ in cursor["waiting"])
+    assert cursor["targets"] == [report.targets for report in stream.report()]
     for i, (name, content) in enumerate(rows.items()):
         report = stream.report()[i]
         in_rows = sum(count for (source, _), count in placed.items() if source == name)
@@ -243,7 +261,7 @@ def test_a_bad_row_is_named_when_it_is_drawn():
             raise DataError("no conversation", where)
 
     stream = stream_of({"agent": [(3, True)], "general": [(5, True)]})
-    stream._builder = Bad()  # pyright: ignore[reportPrivateUsage]
+    stream.samples._builder = Bad()  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(DataError, match=r"^memory:1: no conversation$"):
         next(stream)
 
@@ -277,16 +295,65 @@ def test_a_cursor_of_another_stream_is_refused():
         "data.pack_window": stream_of(rows, window=7),
         "data.too_long": stream_of(rows, too_long="drop"),
         "data.sources": stream_of(rows, eta=0.4),
+        "data.eta_unit": stream_of(rows, unit="targets"),
     }
     for key, other in changes.items():
         with pytest.raises(ConfigError, match=f"^{key} is .* made with"):
             other.restore(cursor)
-    with pytest.raises(ConfigError, match=r"data\.sources is"):
+
+
+def test_changed_data_is_refused_with_the_files_name():
+    rows = {"agent": [(7, True), (11, True)], "general": [(5, True), (20, True)]}
+    stream = stream_of(rows)
+    next(stream)
+    cursor = json.loads(json.dumps(stream.cursor()))
+    changed = {**rows, "general": [(5, True), (21, True)]}
+    with pytest.raises(
+        DataError, match=r"^folder/memory: changed since the checkpoint was made: 2 rows with digest"
+    ):
+        stream_of(changed).restore(cursor)
+    with pytest.raises(DataError, match=r"^folder/memory: changed .*: 3 rows with digest \w{32}, then 2"):
         stream_of({**rows, "general": [*rows["general"], (9, True)]}).restore(cursor)
-    with pytest.raises(DataError, match=r"^memory:\d: \d+ tokens, but \d+ when"):
-        stream_of({name: [(n + 1, True) for n, _ in content] for name, content in rows.items()}).restore(
-            cursor
-        )
+
+    def with_files(*files: tuple[str, Sequence[tuple[int, bool]]]) -> RowStream:
+        class Named(Rows):
+            def __init__(self, name: str, rows: Sequence[tuple[int, bool]]) -> None:
+                super().__init__(rows)
+                self.name = name
+
+            @property
+            def stamp(self) -> FileStamp:
+                return FileStamp(f"data/{self.name}", len(self), super().stamp.digest)
+
+        config = DataConfig(sources=[SourceConfig(name="a", path="-", role="agent")], eta=1)
+        source = Source("a", "agent", "auto", [Named(*file) for file in files])
+        return RowStream([source], FakeBuilder(), config, 1, PAD)
+
+    one, two = ("one", [(3, True)] * 4), ("two", [(4, True)] * 4)
+    cursor = with_files(one, two).cursor()
+    with_files(one, two).restore(cursor)
+    with pytest.raises(DataError, match=r"^data/three: not among the files of source 'a'.*\(one, two\)"):
+        with_files(one, two, ("three", [(3, True)])).restore(cursor)
+    with pytest.raises(DataError, match=r"^source 'a': two was among its files"):
+        with_files(one).restore(cursor)
+    with pytest.raises(DataError, match=r"^data/two: not among"):
+        with_files(two, one).restore(cursor)
+
+
+def test_other_tokens_of_waiting_samples_are_refused():
+    """As another version of the tokenizer's library would give them: same data, same settings."""
+
+    class Other(FakeBuilder):
+        def fitted(self, row: object, **settings: Any) -> Fitted:
+            fitted = super().fitted(row, **settings)
+            return replace(fitted, samples=tuple(replace(s, tokens=s.tokens + 1) for s in fitted.samples))
+
+    rows = {"agent": [(7, True), (11, True)], "general": [(5, True), (20, True)]}
+    stream, other = stream_of(rows), stream_of(rows)
+    next(stream)
+    other.samples._builder = Other()  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(DataError, match=r"^the \d samples that await a row have other tokens"):
+        other.restore(stream.cursor())
 
 
 def test_names_must_differ_and_match_the_config():

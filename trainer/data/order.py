@@ -1,37 +1,84 @@
-"""The order inside a source: one permutation of its rows per pass, a pure function of seed, name and pass."""
+"""The order inside a source: one permutation of its rows per pass, a pure function of seed, name and pass.
+
+Any place of it is computed alone, so it needs no memory and starts nowhere: a Feistel network on the numbers below
+a * b, drawn as an a x b table just large enough for the rows. Each round moves one coordinate by an amount that is a
+keyed hash of the other; that can be undone, so a round, and all of them, is a permutation. A number that falls outside
+the rows is sent through again until it falls inside ("cycle walking": J. Black and P. Rogaway, "Ciphers with arbitrary
+finite domains", CT-RSA 2002), which keeps it a permutation of the rows.
+"""
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
+_ROUNDS = 12
+"""M. Luby and C. Rackoff prove 4 enough for long keys and large domains; small ones want more."""
+_BLOCK = 1024
+"""Draws computed at once: some 0.1 µs each instead of 100."""
 
-def permutation(seed: int, source: str, epoch: int, rows: int) -> NDArray[np.int64]:
-    """Each of 0 to rows - 1 once, int64 [rows].
 
-    Sorts raw 64-bit draws instead of calling Generator.permutation: numpy promises to keep the draws of a bit
-    generator across releases, but not what Generator makes of them, and a resumed run needs the same order.
+def permuted(seed: int, source: str, epoch: int, rows: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that stand at `places` of the pass's order; both int64 [n], values 0 to rows - 1.
+
+    Integer arithmetic modulo 2^64 alone: the same on every machine and in every release of numpy, on which a resumed
+    run relies.
     """
-    digest = blake2b(f"{seed}/{epoch}/{source}".encode(), digest_size=16).digest()
-    bits = np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest, "little")))
-    return np.argsort(bits.random_raw(rows), kind="stable").astype(np.int64)
+    digest = blake2b(f"{seed}/{epoch}/{source}".encode()).digest()
+    keys = np.frombuffer(digest, "<u8")  # [8]
+    width = math.isqrt(rows - 1) + 1
+    height = -(-rows // width)
+    result = places.astype(np.uint64)
+    outside = np.arange(len(places))
+    while len(outside):
+        moved = _network(result[outside], width, height, keys)
+        result[outside] = moved
+        outside = outside[moved >= rows]
+    return result.astype(np.int64)
+
+
+def _network(
+    numbers: NDArray[np.uint64], width: int, height: int, keys: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    columns, lines = np.uint64(width), np.uint64(height)
+    x, y = numbers % columns, numbers // columns  # [n]
+    for i in range(_ROUNDS):
+        key = keys[i % len(keys)] + np.uint64(i)
+        if i % 2:
+            y = (y + _mixed(x, key) % lines) % lines
+        else:
+            x = (x + _mixed(y, key) % columns) % columns
+    return y * columns + x
+
+
+def _mixed(numbers: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """64 well-mixed bits of each number: the finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast splittable
+    pseudorandom number generators", OOPSLA 2014), with the key put in before and in between."""
+    z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) ^ key
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27)) ^ key) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 class SourceOrder:
-    """Draw k of a source -> row index. Keeps the permutation of the pass last asked for."""
+    """Draw k of a source -> row index. Keeps the block of draws last asked for."""
 
     def __init__(self, seed: int, source: str, rows: int) -> None:
         self._seed = seed
         self._source = source
         self._rows = rows
-        self._epoch = -1
-        self._permutation = np.empty(0, np.int64)
+        self._block = -1, -1
+        self._found: list[int] = []
 
     def row(self, k: int) -> int:
-        epoch, at = divmod(k, self._rows)
-        if epoch != self._epoch:
-            self._permutation = permutation(self._seed, self._source, epoch, self._rows)
-            self._epoch = epoch
-        return int(self._permutation[at])
+        epoch, place = divmod(k, self._rows)
+        block = epoch, place // _BLOCK
+        if block != self._block:
+            first = block[1] * _BLOCK
+            places = np.arange(first, min(first + _BLOCK, self._rows))
+            self._found = permuted(self._seed, self._source, epoch, self._rows, places).tolist()
+            self._block = block
+        return self._found[place % _BLOCK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenization.length import LengthCounts
@@ -23,23 +24,46 @@ class Packed:
 class SourceReport:
     name: str
     share: float
-    """Of the draws, as the config asks for it."""
+    """Of the draws or of their targets, as the config asks for it."""
     drawn: int
     """Samples drawn: in rows, waiting for one, or left out."""
     epochs: float
     """Draws divided by the source's rows."""
+    targets: int
+    """Of the samples drawn."""
     packed: Packed
     fill: float
     """Part of all row positions this source took; the sources' sum is the fill of the rows."""
     counts: LengthCounts
+    bad: Mapping[str, int]
+    """Rows left out for a fault, by reason."""
 
-    def __str__(self) -> str:
-        """One line for a log."""
-        lost = (
-            f"{self.counts.truncated:,} cut, {self.counts.dropped_long:,} too long and "
-            f"{self.counts.no_targets:,} without targets left out ({self.counts.targets_lost:,} targets lost)"
-        )
-        return (
-            f"{self.name}: trained on {self.packed.samples:,} samples with {self.packed.tokens:,} tokens and "
-            f"{self.packed.targets:,} targets; of {self.drawn:,} drawn, {lost}, the rest waits for a row"
-        )
+
+_HEADINGS = (
+    *("source", "asked", "drawn", "share", "epochs", "targets", "share", "in rows", "tokens", "fill"),
+    *("cut", "too long", "no target", "bad", "targets lost"),
+)
+
+
+def table(reports: Sequence[SourceReport]) -> str:
+    """What was drawn and what is in rows, a line a source, for a log or a terminal."""
+    draws = sum(report.drawn for report in reports) or 1
+    targets = sum(report.targets for report in reports) or 1
+    lines = [
+        [
+            *(r.name, f"{r.share:.1%}", f"{r.drawn:,}", f"{r.drawn / draws:.2%}", f"{r.epochs:.2f}"),
+            *(f"{r.targets:,}", f"{r.targets / targets:.2%}"),
+            *(f"{r.packed.samples:,}", f"{r.packed.tokens:,}", f"{r.fill:.2%}"),
+            *(f"{r.counts.truncated:,}", f"{r.counts.dropped_long:,}", f"{r.counts.no_targets:,}"),
+            *(f"{sum(r.bad.values()):,}", f"{r.counts.targets_lost:,}"),
+        ]
+        for r in reports
+    ]
+    lines.insert(0, list(_HEADINGS))
+    # A column of zeros says nothing: what did not happen is left out.
+    shown = [c for c in range(len(_HEADINGS)) if any(line[c] != "0" for line in lines[1:])]
+    widths = {c: max(len(line[c]) for line in lines) for c in shown}
+    return "\n".join(
+        "  ".join(f"{line[c]:<{widths[c]}}" if c == 0 else f"{line[c]:>{widths[c]}}" for c in shown)
+        for line in lines
+    )

@@ -1,25 +1,35 @@
-"""Rows of JSON out of files: arrays, JSONL and single objects, by index, each with its place in the file.
+"""Rows out of files, by index, each with its place: JSON arrays, JSONL, single objects, Parquet, here or on the Hub.
 
-Values are what `json` reads, untouched: no table, no inferred columns, so a null or a missing key stays what
+Values of JSON are what `json` reads, untouched: no table, no inferred columns, so a null or a missing key stays what
 it was. Nothing here knows what a conversation is.
 """
 
 from __future__ import annotations
 
-import glob
 import os
+import resource
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache as once
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
+from configs.data_paths import DataFiles, hub_data_set, local_files
 from configs.schema import SourceConfig
 from tokenization.errors import DataError, Where
+from trainer.data.hub import fetch
 from trainer.data.json_files import JsonFile
+from trainer.data.parquet_files import MAGIC, ParquetFile
+from trainer.data.row_index import FileStamp
 
 
-class _File(Protocol):
+class DataFile(Protocol):
+    """The rows of one file."""
+
+    @property
+    def stamp(self) -> FileStamp: ...
     def __len__(self) -> int: ...
     def row(self, i: int) -> tuple[object, Where]: ...
 
@@ -27,10 +37,11 @@ class _File(Protocol):
 class Source:
     """The rows of all files of one source, in file order (sorted by path), then in the order of each file."""
 
-    def __init__(self, name: str, role: str, format: str, files: Sequence[_File]) -> None:
+    def __init__(self, name: str, role: str, format: str, files: Sequence[DataFile]) -> None:
         self.name = name
         self.role = role
         self.format = format
+        self.files = tuple(file.stamp for file in files)
         self._files = files
         self._ends = list(accumulate(len(file) for file in files))
 
@@ -45,26 +56,58 @@ class Source:
         return self._files[at].row(i - (self._ends[at - 1] if at else 0))
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Finds the files of a source and counts their rows.
+def open_source(config: SourceConfig, cache: Path | None = None) -> Source:
+    """Finds the files of a source and their rows; a data set of the Hub is fetched first.
 
-    Of a file only the places of its rows are kept; a row is read when it is asked for. An array's rows are found
-    by parsing it once. Raises DataError where no file matches, a file is empty or unreadable, or an array is no JSON.
+    cache: a folder, made when needed, where the places of rows are kept from one opening to the next
+
+    Of a file only the places of its rows are kept, and those on the disk; a row is read when it is asked for. Raises
+    DataError where no file matches, a file is empty or unreadable, an array is no JSON, a data set cannot be fetched.
     """
-    paths = _matches(config.path)
-    if not paths:
-        raise DataError(
-            f"source {config.name!r}: no file matches path {config.path!r} "
-            f"(read from folder {os.getcwd()}); correct data.sources[…].path"
-        )
+    paths = _paths(config)
+    _allow_open(2 * len(paths))
     try:
-        files = [JsonFile(path) for path in paths]
+        files = [_open(path, cache) for path in paths]
     except OSError as error:
         raise DataError(f"source {config.name!r}: {error}") from error
     return Source(config.name, config.role, config.format, files)
 
 
-def _matches(path: str) -> list[str]:
-    if Path(path).is_file():  # a name may hold [ or ? itself
-        return [path]
-    return sorted(match for match in glob.glob(path, recursive=True) if Path(match).is_file())
+def _open(path: str, cache: Path | None) -> DataFile:
+    with open(path, "rb") as file:
+        is_table = file.read(len(MAGIC)) == MAGIC
+    return ParquetFile(path, cache) if is_table else JsonFile(path, cache)
+
+
+def _paths(config: SourceConfig) -> tuple[str, ...]:
+    """The files of a source. What is here goes before what the Hub has."""
+    found = local_files(config.path)
+    data_set = None if found != DataFiles() else hub_data_set(config.path)
+    if data_set:
+        found = fetch(data_set, config.name)
+    if found.held_out:
+        _tell_held_out(config.name, config.path, found.held_out)
+    if found.files:
+        return found.files
+    raise DataError(
+        f"source {config.name!r}: no file matches path {config.path!r} "
+        + ("in the data set" if data_set else f"(read from folder {os.getcwd()})")
+        + "; correct data.sources[…].path"
+    )
+
+
+@once
+def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
+    names = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
+    print(
+        f"source {source!r}: {len(files)} file(s) of {path} left out, whose names say test or validation: {names}; "
+        "name them with a glob to train on them",
+        file=sys.stderr,
+    )
+
+
+def _allow_open(files: int) -> None:
+    """Each file of data keeps descriptors. What a process may have open is often set low, and may be raised by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and files > soft // 8:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,235 +1,202 @@
 """The one endless sequence of packed rows: a pure function of (data, config, seed), the same on every layout.
 
-What is mixed is samples *drawn*. One that the length policy leaves out counts as drawn, so the order of draws
-depends on the shares alone. The cursor names the samples that await a row but does not hold them: restoring
-tokenizes them again, then goes on exactly.
+What is mixed is samples *drawn*, by their number or by their targets. One that the length policy leaves out counts as
+drawn. The cursor names the samples that await a row but does not hold them: restoring makes them again, then goes on
+exactly.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig
-from tokenization.errors import DataError, Where
-from tokenization.length import Fitted, LengthCounts, Policy
-from tokenization.sample import TokenizedSample
-from trainer.data.mixture import next_source, shares
-from trainer.data.order import SourceOrder
+from tokenization.errors import DataError
+from tokenization.length import Fitted, LengthCounts
+from trainer.data.bad_rows import BadRow, bad_row, counted, told
+from trainer.data.identity import check_same, identity
+from trainer.data.mixture import next_source, next_source_by_targets, shares
 from trainer.data.packing import choose, pack_row
+from trainer.data.position import Position
 from trainer.data.report import Packed, SourceReport
 from trainer.data.rows import PackedRow
+from trainer.data.sample_store import SampleStore
+from trainer.data.samples import SampleBuilder, Samples
 from trainer.data.sources import Source
-
-
-class SampleBuilder(Protocol):
-    """Turns a row of JSON into tokens and their mask; a pure function of its arguments."""
-
-    def fitted(
-        self,
-        row: object,
-        *,
-        source: str,
-        format: str,
-        where: Where,
-        default_id: str,
-        capacity: int,
-        too_long: Policy,
-    ) -> Fitted: ...
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    source: int
-    k: int
-    """Which draw of its source this is, from 0."""
-    part: int
-    """Which of the samples that draw gave, from 0; more than one where a long one is divided."""
-    sample: TokenizedSample
+from trainer.data.state import State, Waiting, chain
 
 
 class RowStream(Iterator[PackedRow]):
-    """Rows of `config.sequence_length` tokens. Raises DataError for a bad row of data or a barren source.
+    """Rows of `config.sequence_length` tokens. Raises DataError for a barren source, and for a bad row unless
+    `config.on_error` is `skip`.
 
     sources: opened from config.sources, in the same order; those without a share are never read.
+    stores, position: see `Samples`
     """
 
     def __init__(
-        self, sources: Sequence[Source], builder: SampleBuilder, config: DataConfig, seed: int, pad_id: int
+        self,
+        sources: Sequence[Source],
+        builder: SampleBuilder,
+        config: DataConfig,
+        seed: int,
+        pad_id: int,
+        stores: Sequence[SampleStore] = (),
+        position: Position | None = None,
     ) -> None:
         names = [source.name for source in sources]
         if names != [source.name for source in config.sources]:
             raise ValueError(f"sources {names} are not those of the config")
         if len(set(names)) < len(names):
             raise ConfigError(f"data.sources has the names {', '.join(names)}; give each source its own")
+        self.samples = Samples(sources, builder, config, seed, stores, position)
+        self.shares = shares([(source.role, source.weight) for source in config.sources], config.eta)
         self._sources = sources
-        self._builder = builder
         self._config = config
         self._pad_id = pad_id
-        self._shares = shares([(source.role, source.weight) for source in config.sources], config.eta)
-        self._orders = [SourceOrder(seed, source.name, len(source)) for source in sources]
-        self._identity = {
-            "run.seed": seed,
-            "data.sequence_length": config.sequence_length,
-            "data.pack_window": config.pack_window,
-            "data.too_long": config.too_long,
-            "data.template": config.template,
-            "data.control_text": config.control_text,
-            "data.system_prompt": config.system_prompt,
-            "data.sources": [
-                [s.name, len(s), s.format, str(share)] for s, share in zip(sources, self._shares, strict=True)
-            ],
-        }
-        self._row = 0
-        self._draws = [0] * len(sources)
-        self._counts = [LengthCounts()] * len(sources)
-        self._packed = [Packed()] * len(sources)
-        self._waiting: list[_Waiting] = []
-        self._hash = ""
+        self.identity = identity(config, seed, sources, self.shares)
+        self._state = State.fresh(len(sources))
+        self._told: list[BadRow] = []
+        self._last: dict[int, tuple[int, Fitted | DataError]] = {}
 
     def __next__(self) -> PackedRow:
-        while len(self._waiting) < self._config.pack_window:
+        state = self._state
+        while len(state.waiting) < self._config.pack_window:
             self._draw()
-        chosen = choose([len(w.sample) for w in self._waiting], self._config.sequence_length)
-        taken = [self._waiting[i] for i in chosen]
+        chosen = choose([len(w.sample) for w in state.waiting], self._config.sequence_length)
+        taken = [state.waiting[i] for i in chosen]
         gone = set(chosen)
-        self._waiting = [w for i, w in enumerate(self._waiting) if i not in gone]
+        state.waiting = [w for i, w in enumerate(state.waiting) if i not in gone]
         row = pack_row(
             [w.sample for w in taken],
             [w.source for w in taken],
-            index=self._row,
+            index=state.row,
             length=self._config.sequence_length,
             pad_id=self._pad_id,
         )
         for w in taken:
-            self._packed[w.source] += Packed(1, len(w.sample), w.sample.targets)
-            self._hash = chain(self._hash, w.sample)
-        self._row += 1
+            state.packed[w.source] += Packed(1, len(w.sample), w.sample.targets)
+            state.hash = chain(state.hash, w.sample)
+        state.row += 1
         return row
 
     def _draw(self) -> None:
-        i = next_source(self._shares, self._draws)
-        k = self._draws[i]
-        fitted = self._fitted(i, k)
-        self._draws[i] += 1
-        self._counts[i] += fitted.counts
-        self._waiting += [_Waiting(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
+        state, config = self._state, self._config
+        if config.eta_unit == "targets":
+            i = next_source_by_targets(self.shares, state.targets, self._offered())
+        else:
+            i = next_source(self.shares, state.draws)
+        k = state.draws[i]
+        fitted = self._made(i, k)
+        if isinstance(fitted, DataError):
+            if config.on_error == "strict" or fitted.where is None:
+                raise fitted
+            self._leave_out(i, k, fitted)
+            fitted = Fitted((), LengthCounts())
+        state.draws[i] += 1
+        self.samples.tell(i, state.draws[i])
+        state.counts[i] += fitted.counts
+        state.targets[i] += _targets(fitted)
+        state.waiting += [Waiting(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
+        counts = state.counts[i]
         if (
             not fitted.samples
-            and self._draws[i] == len(self._sources[i])
-            and not (self._counts[i].kept or self._counts[i].truncated)
+            and state.draws[i] == len(self._sources[i])
+            and not counts.kept + counts.truncated
         ):
             raise DataError(
-                f"source {self._sources[i].name!r}: none of its {self._draws[i]} rows can be trained on: "
-                f"{self._counts[i].no_targets} have no target, {self._counts[i].dropped_long} do not fit "
-                f"into data.sequence_length {self._config.sequence_length}; mend it or raise the length"
+                f"source {self._sources[i].name!r}: none of its {state.draws[i]} rows can be trained on: "
+                f"{counts.no_targets} have no target, {counts.dropped_long} do not fit into data.sequence_length "
+                f"{config.sequence_length}, {state.skipped[i]} are bad; mend it or raise the length"
             )
 
-    def _fitted(self, i: int, k: int) -> Fitted:
-        """What draw `k` of source `i` gives; a row without an id of its own is named after its number."""
-        source, number = self._sources[i], self._orders[i].row(k)
-        row, where = source.row(number)
-        return self._builder.fitted(
-            row,
-            source=source.name,
-            format=source.format,
-            where=where,
-            default_id=str(number),
-            capacity=self._config.sequence_length,
-            too_long=self._config.too_long,
-        )
+    def _offered(self) -> list[int]:
+        """Targets that the next draw of each source would bring; 0 from a row with a fault, which so comes up soon."""
+        next_draws = enumerate(zip(self._state.draws, self.shares, strict=True))
+        made = [self._made(i, k) if share else None for i, (k, share) in next_draws]
+        return [_targets(fitted) if isinstance(fitted, Fitted) else 0 for fitted in made]
 
-    def cursor(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON of a few kilobytes: `row` is the index of the next row."""
-        return {
-            "identity": self._identity,
-            "row": self._row,
-            "draws": list(self._draws),
-            "counts": [list(astuple(counts)) for counts in self._counts],
-            "packed": [list(astuple(packed)) for packed in self._packed],
-            "waiting": [[w.source, w.k, w.part, len(w.sample)] for w in self._waiting],
-            "hash": self._hash,
-        }
+    def _made(self, i: int, k: int) -> Fitted | DataError:
+        """What draw `k` of source `i` gives; a source's last is kept, since by targets it is looked at before."""
+        if self._last.get(i, (-1, None))[0] != k:
+            try:
+                self._last[i] = k, self.samples.draw(i, k, wait=True)
+            except DataError as error:
+                self._last[i] = k, error
+        return self._last[i][1]
+
+    def _leave_out(self, i: int, k: int, error: DataError) -> None:
+        state, limit = self._state, self._config.max_bad_rows
+        state.skipped[i] += 1
+        if k >= len(self._sources[i]):
+            return  # told in the first pass
+        row = bad_row(self._sources[i].name, error)
+        state.bad[i] = counted(state.bad[i], row.reason)
+        self._told.append(row)
+        if state.bad_rows() > limit:
+            raise DataError(
+                f"{state.bad_rows()} bad rows, data.max_bad_rows={limit} allows no more; the last is {error}. Source "
+                f"{row.source!r} has {told(state.bad[i])}: mend the data (agenttune lint names all), or raise the limit"
+            )
+
+    def take_bad_rows(self) -> tuple[BadRow, ...]:
+        """The rows left out since this was last asked, in the order they were drawn; of the first pass alone."""
+        taken, self._told = tuple(self._told), []
+        return taken
+
+    def state(self) -> State:
+        """Where the stream stands now, kept apart from where it will go."""
+        return self._state.copy()
+
+    def cursor(self, state: State | None = None) -> dict[str, Any]:
+        """Where the stream stands, or stood, as JSON of a few kilobytes."""
+        return {"identity": self.identity, **(state or self._state).to_json()}
 
     def restore(self, cursor: Mapping[str, Any]) -> None:
         """Goes on where `cursor` was taken.
 
-        Raises ConfigError where seed, lengths or sources are not those of the cursor, DataError where a
-        waiting sample has changed since.
+        Raises ConfigError where a setting that the rows follow from is not that of the cursor, DataError where a file
+        or the tokens of a waiting sample are not.
         """
-        for key, now in self._identity.items():
-            then = cursor["identity"].get(key, "unknown")
-            if then != now:
-                raise ConfigError(
-                    f"{key} is {now} but the checkpoint's data stream was made with {then}; "
-                    "set it back, or start afresh with checkpoint.resume=never"
-                )
-        waiting: list[_Waiting] = []
-        for i, k, part, length in cursor["waiting"]:
-            samples = self._fitted(i, k).samples
-            found = len(samples[part]) if part < len(samples) else 0
-            if found != length:
-                _, where = self._sources[i].row(self._orders[i].row(k))
-                raise DataError(
-                    f"{found} tokens, but {length} when the checkpoint was made; "
-                    "bring back that data and tokenizer, or start afresh with checkpoint.resume=never",
-                    where,
-                )
-            waiting.append(_Waiting(i, k, part, samples[part]))
-        self._waiting = waiting
-        self._row = cursor["row"]
-        self._draws = list(cursor["draws"])
-        self._counts = [LengthCounts(*counts) for counts in cursor["counts"]]
-        self._packed = [Packed(*packed) for packed in cursor["packed"]]
-        self._hash = cursor["hash"]
+        check_same(cursor["identity"], self.identity, self._sources)
+        self._state = State.from_json(cursor, lambda i, k: self.samples.draw(i, k).samples)
+        self._told = []
+        for i, draws in enumerate(self._state.draws):
+            self.samples.tell(i, draws)
 
     def settled(self, i: int) -> int:
         """Leading draws of source `i` that are behind the stream: in a row, or left out."""
-        return min((w.k for w in self._waiting if w.source == i), default=self._draws[i])
+        return min((w.k for w in self._state.waiting if w.source == i), default=self._state.draws[i])
 
-    def seen(self, epochs: float) -> bool:
-        """Whether every source with a share has been passed over `epochs` times."""
-        return all(
-            self.settled(i) >= math.ceil(epochs * len(source))
-            for i, (source, share) in enumerate(zip(self._sources, self._shares, strict=True))
-            if share > 0
+    def seen(self, epochs: float) -> float:
+        """Which part of `epochs` passes is behind the source that has the least of them, 0 to 1."""
+        needed = [math.ceil(epochs * len(source)) for source in self._sources]
+        return min(
+            (min(self.settled(i) / needed[i], 1.0) for i, share in enumerate(self.shares) if share),
+            default=1.0,
         )
 
-    def report(self) -> list[SourceReport]:
-        """What each source has given so far."""
+    def report(self, state: State | None = None) -> list[SourceReport]:
+        """What each source has given so far, or had given."""
+        state = state or self._state
+        tokens = state.row * self._config.sequence_length
         return [
             SourceReport(
                 name=source.name,
-                share=float(share),
-                drawn=drawn,
-                epochs=drawn / len(source),
-                packed=packed,
-                fill=packed.tokens / max(self._row * self._config.sequence_length, 1),
-                counts=counts,
+                share=float(self.shares[i]),
+                drawn=state.draws[i],
+                epochs=state.draws[i] / len(source),
+                targets=state.targets[i],
+                packed=state.packed[i],
+                fill=state.packed[i].tokens / max(tokens, 1),
+                counts=state.counts[i],
+                bad=state.bad[i],
             )
-            for source, share, drawn, packed, counts in zip(
-                self._sources, self._shares, self._draws, self._packed, self._counts, strict=True
-            )
+            for i, source in enumerate(self._sources)
         ]
 
 
-def count_rows(stream: RowStream, epochs: float) -> int:
-    """Rows until every source with a share has been seen `epochs` times. Uses a fresh stream up to there."""
-    rows = 0
-    while not stream.seen(epochs):
-        next(stream)
-        rows += 1
-    return rows
-
-
-def chain(previous: str, sample: TokenizedSample) -> str:
-    """The rolling hash of tokens and mask, 32 hex digits, after one more sample; "" before the first."""
-    content = sample.tokens.astype("<i4").tobytes() + sample.trained.tobytes()
-    tokens = blake2b(content, digest_size=16).hexdigest()
-    link = json.dumps([previous, sample.source, sample.id, len(sample), tokens])
-    return blake2b(link.encode(), digest_size=16).hexdigest()
+def _targets(fitted: Fitted) -> int:
+    return sum(sample.targets for sample in fitted.samples)

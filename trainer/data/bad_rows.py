@@ -1,0 +1,76 @@
+"""Rows that cannot be trained on and are left out, as `data.on_error=skip` asks: told one by one and counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenization.errors import DataError, Where
+
+QUARANTINE = "quarantine.jsonl"
+OTHER = "other reasons"
+_REASONS = 30
+"""Reasons told apart; the cursor must stay small."""
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A line of the quarantine file."""
+
+    source: str
+    file: str
+    line: int | None
+    row: int | None
+    """In arrays and tables, from 1."""
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{Where(self.file, self.line, self.row)}: {self.message}"
+
+
+def bad_row(source: str, error: DataError) -> BadRow:
+    """The fault of a row; `error` has a place."""
+    where = error.where
+    assert where is not None
+    message = str(error).removeprefix(f"{where}: ")
+    return BadRow(source, where.file, where.line, where.row, reason(message), message)
+
+
+def reason(message: str) -> str:
+    """A fault's kind: its message without the remedy, and without what is particular to the row."""
+    return _PARTICULAR.sub("…", message.partition(";")[0])[:120]
+
+
+def counted(reasons: Mapping[str, int], reason: str) -> dict[str, int]:
+    """The counts with one more of a reason."""
+    if reason not in reasons and len(reasons) >= _REASONS:
+        reason = OTHER
+    return {**reasons, reason: reasons.get(reason, 0) + 1}
+
+
+def told(reasons: Mapping[str, int]) -> str:
+    """The counts in words, the most frequent first."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} x {reason}" for reason, count in ordered)
+
+
+class Quarantine:
+    """The quarantine file of a run, one JSON object a row in the order the rows were drawn."""
+
+    def __init__(self, folder: Path, known: int) -> None:
+        """`known` rows are behind a resumed run; later lines of an earlier attempt are dropped."""
+        self.path = folder / QUARANTINE
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.path.write_text("".join(lines[:known]), encoding="utf-8")
+
+    def add(self, rows: Sequence[BadRow]) -> str:
+        """Append rows; returns a line for the log."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        return f"{len(rows)} bad row(s) left out, all in {self.path}; the first: {rows[0]}"

@@ -1,0 +1,98 @@
+"""One pass over a data file: its bytes are hashed while somebody looks through them, what is found goes to the disk.
+
+Memory stays that of two pieces, however large the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from trainer.data.json_places import Places
+
+PIECE = 1 << 20
+"""Bytes of a file that are held at a time, twice."""
+_LARGE = 256 << 20
+"""Bytes from which on a bar is shown: less is read in a moment."""
+_DIGITS = 32
+
+
+class Indexer:
+    """What a scan of a file is given: the file, and where to put what it finds."""
+
+    def __init__(self, file: FileIO, name: str, folder: Path, stem: str) -> None:
+        self.file = file
+        self._name = name
+        self._folder = folder
+        self._names = {kind: f"{stem}.{kind}" for kind in ("places", "rows")}
+        self._open: dict[str, BinaryIO] = {}
+        self._rows = 0
+        self._digest = ""
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The file from its beginning, hashed by the way; a piece is good until the next is asked for."""
+        size = os.fstat(self.file.fileno()).st_size
+        digest, at = (
+            hashlib.sha256(),
+            0,
+        )  # as fast as any of hashlib's where the processor has instructions for it
+        hashing: Future[None] | None = None
+        # While one buffer is hashed and looked through the other is filled.
+        buffers = cycle(bytearray(max(1, min(PIECE, size))) for _ in range(2))
+        with ThreadPoolExecutor(1) as thread, _bar(size, self._name) as bar:
+            for buffer in buffers:
+                count = os.preadv(self.file.fileno(), [buffer], at) if at < size else 0
+                if hashing:
+                    hashing.result()
+                if not count:
+                    break
+                piece = memoryview(buffer)[:count]
+                hashing = thread.submit(digest.update, piece)
+                yield piece
+                at += count
+                bar.update(count)
+        self._digest = digest.hexdigest()[:_DIGITS]
+
+    def add(self, places: Places) -> None:
+        """The places of the next rows."""
+        self._rows += len(places)
+        self._write("places", places.astype("<i8", copy=False).tobytes())
+
+    def make(self, rows: bytes) -> None:
+        """More of a file that is to be read in place of the one scanned; the places are those in it."""
+        self._write("rows", rows)
+
+    def finish(self) -> dict[str, Any]:
+        """Brings all to the disk. The record of it, as JSON."""
+        sizes = {}
+        for kind, out in self._open.items():
+            out.flush()
+            os.fsync(out.fileno())
+            sizes[kind] = out.tell()
+            out.close()
+        return {
+            "rows": self._rows,
+            "digest": self._digest,
+            "places": self._names["places"],
+            "made": self._names["rows"] if "rows" in sizes else None,
+            "made_size": sizes.get("rows"),
+        }
+
+    def _write(self, kind: str, content: bytes) -> None:
+        if kind not in self._open:
+            self._open[kind] = open(self._folder / self._names[kind], "wb")  # noqa: SIM115 - closed when finished
+        self._open[kind].write(content)
+
+
+def _bar(size: int, name: str) -> tqdm[Any]:
+    """On a terminal alone: a log gets no bars."""
+    disable = None if size > _LARGE else True
+    return tqdm(total=size, desc=name, unit="B", unit_scale=True, leave=False, disable=disable, delay=1)
