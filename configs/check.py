@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import glob
 from math import gcd, inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from configs.data_paths import hub_data_set, local_files
 from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
-from configs.paths import DATA_SUFFIXES, hub_name
 from configs.schema import Config
 from configs.shapes import ModelShape
 
@@ -109,11 +108,8 @@ def check_files(config: Config) -> None:
             raise ConfigError(
                 f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
             )
-        matches = [source.path, *glob(source.path, recursive=True)]  # a name may itself hold [ or *
-        found = any(Path(match).is_file() for match in matches) or any(
-            file.suffix in DATA_SUFFIXES for file in Path(source.path).rglob("*")
-        )
-        if not found and (Path(source.path).exists() or hub_name(source.path) is None):
+        there = Path(source.path).exists()
+        if not local_files(source.path).files and (there or hub_data_set(source.path) is None):
             raise ConfigError(
                 f"{key}.path={source.path}: 0 files match, at least 1 needed; "
                 "correct the path, which is read from the working directory"

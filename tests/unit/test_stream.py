@@ -4,10 +4,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,118 +14,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import PAD, FakeBuilder, Rows, same, stream_of
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig, SourceConfig
 from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
-from tokenization.length import Fitted, LengthCounts, Policy
-from tokenization.sample import TokenizedSample
+from tokenization.length import Fitted
 from trainer.data.epochs import count_rows
 from trainer.data.row_index import FileStamp
-from trainer.data.rows import IGNORED, PackedRow
-from trainer.data.sample_store import SampleStore
+from trainer.data.rows import IGNORED
 from trainer.data.sources import Source, open_source
 from trainer.data.stream import RowStream
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-PAD = 3
-
-
-class Rows:
-    """A file that lies in memory; a row is the length of its sample, and whether it has targets."""
-
-    def __init__(self, rows: Sequence[tuple[int, bool]]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def stamp(self) -> FileStamp:
-        return FileStamp(
-            "folder/memory", len(self), hashlib.sha256(repr(self.rows).encode()).hexdigest()[:32]
-        )
-
-    def row(self, i: int) -> tuple[object, Where]:
-        return self.rows[i], Where("memory", i + 1)
-
-
-class FakeBuilder:
-    """Tokens that tell source and row apart; turns of three, of which the last two are targets."""
-
-    def fitted(
-        self,
-        row: object,
-        *,
-        source: str,
-        format: str,
-        where: Where,
-        default_id: str,
-        capacity: int,
-        too_long: Policy,
-    ) -> Fitted:
-        assert isinstance(row, tuple)
-        assert format == "auto"
-        length, trained = row
-        tokens = np.arange(length, dtype=np.int32) + 1000 * int(default_id) + 100_000 * ord(source[0])
-        mask = (np.arange(length) % 3 > 0) & trained
-
-        def piece(start: int, stop: int) -> TokenizedSample:
-            kinds = np.zeros(stop - start, np.uint8)
-            return TokenizedSample(source, default_id, tokens[start:stop], mask[start:stop], kinds)
-
-        targets = int(mask.sum())
-        if not targets:
-            return Fitted((), LengthCounts(no_targets=1))
-        if length <= capacity:
-            return Fitted((piece(0, length),), LengthCounts(kept=1))
-        edges = [*range(0, length, capacity // 3 * 3), length]
-        pieces = [piece(*edge) for edge in pairwise(edges) if mask[slice(*edge)].any()]
-        pieces = {"window": pieces, "truncate": pieces[:1], "drop": []}[too_long]
-        lost = targets - sum(p.targets for p in pieces)
-        kept = (
-            LengthCounts(truncated=1, targets_lost=lost)
-            if pieces
-            else LengthCounts(dropped_long=1, targets_lost=lost)
-        )
-        return Fitted(tuple(pieces), kept)
-
-
-def stream_of(
-    rows: Mapping[str, Sequence[tuple[int, bool]]],
-    *,
-    eta: float = 0.5,
-    seed: int = 1,
-    length: int = 32,
-    window: int = 6,
-    too_long: str = "truncate",
-    unit: str = "samples",
-    stores: Path | None = None,
-    **settings: Any,
-) -> RowStream:
-    """Sources whose name begins with `a` are agent sources."""
-    roles = {name: "agent" if name.startswith("a") else "general" for name in rows}
-    config = DataConfig(
-        sources=[SourceConfig(name=name, path="memory", role=roles[name]) for name in rows],  # pyright: ignore[reportArgumentType]
-        eta=eta,
-        sequence_length=length,
-        pack_window=window,
-        too_long=too_long,  # pyright: ignore[reportArgumentType]
-        eta_unit=unit,  # pyright: ignore[reportArgumentType]
-        **settings,
-    )
-    sources = [Source(name, roles[name], "auto", [Rows(content)]) for name, content in rows.items()]
-    kept = [SampleStore(stores / name, name) for name in rows] if stores else []
-    return RowStream(sources, FakeBuilder(), config, seed, PAD, kept)
-
-
-def same(a: PackedRow, b: PackedRow) -> bool:
-    arrays = ("tokens", "labels", "positions", "sources")
-    return (a.index, a.samples, a.filled) == (b.index, b.samples, b.filled) and all(
-        np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays
-    )
 
 
 source_rows = st.lists(st.tuples(st.integers(1, 45), st.booleans()), min_size=1, max_size=12).map(
@@ -141,9 +43,10 @@ two_sources = st.fixed_dictionaries({"agent": source_rows, "general": source_row
     eta=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     window=st.integers(1, 20),
     too_long=st.sampled_from(["truncate", "drop"]),
+    unit=st.sampled_from(["samples", "targets"]),
 )
-def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, too_long: str):
-    stream = stream_of(rows, eta=eta, window=window, too_long=too_long)
+def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, too_long: str, unit: str):
+    stream = stream_of(rows, eta=eta, window=window, too_long=too_long, unit=unit)
     placed: Counter[tuple[str, str]] = Counter()
     for index in range(25):
         row = next(stream)
@@ -180,7 +83,10 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
         assert all(passes - 1 - waiting[i] <= count <= passes + 1 for count in times)
     part = {"agent": Fraction(str(eta)), "general": 1 - Fraction(str(eta))}
     for report in stream.report():
-        assert abs(report.drawn - sum(cursor["draws"]) * part[report.name]) < 1
+        if unit == "samples":
+            assert abs(report.drawn - sum(cursor["draws"]) * part[report.name]) < 1
+        else:  # no sample has more than 21 targets
+            assert abs(report.targets - sum(cursor["targets"]) * part[report.name]) <= 21
 
 
 @settings(deadline=None, max_examples=40)
@@ -189,16 +95,19 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
     seed=st.integers(0, 10),
     window=st.integers(1, 20),
     too_long=st.sampled_from(["truncate", "window"]),
+    unit=st.sampled_from(["samples", "targets"]),
     stops=st.lists(st.integers(0, 9)),
 )
-def test_a_restored_stream_goes_on_exactly(rows, seed: int, window: int, too_long: str, stops: list[int]):
-    whole = stream_of(rows, seed=seed, window=window, too_long=too_long)
-    broken = stream_of(rows, seed=seed, window=window, too_long=too_long)
+def test_a_restored_stream_goes_on_exactly(
+    rows, seed: int, window: int, too_long: str, unit: str, stops: list[int]
+):
+    settings: dict[str, Any] = {"seed": seed, "window": window, "too_long": too_long, "unit": unit}
+    whole, broken = stream_of(rows, **settings), stream_of(rows, **settings)
     for stop in [*stops, 5]:
         for _ in range(stop):
             assert same(next(whole), next(broken))
         cursor = json.loads(json.dumps(broken.cursor()))
-        broken = stream_of(rows, seed=seed, window=window, too_long=too_long)
+        broken = stream_of(rows, **settings)
         next(broken)  # what it did before does not matter
         broken.restore(cursor)
         assert broken.cursor() == whole.cursor() == cursor

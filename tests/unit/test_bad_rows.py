@@ -1,0 +1,143 @@
+"""Bad rows left out: every one told with its place, counted by reason, and not too many of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from streams import Row, stream_of
+
+from tokenization.errors import DataError, Where
+from trainer.data.bad_rows import OTHER, BadRow, Quarantine, bad_row, counted, reason, told
+
+DATA: dict[str, list[Row]] = {
+    "agent": [(5, True), "no JSON: Expecting ',' delimiter (column 7); a file is one array", (9, True)] * 4,
+    "general": [(6, True), (7, True), "message 3 has role 'judge', which is unknown; use user", (4, True)]
+    * 5,
+}
+
+
+def test_all_are_told_once_and_counted_by_reason(tmp_path: Path):
+    stream = stream_of(DATA, on_error="skip")
+    told: list[BadRow] = []
+    for _ in range(40):
+        next(stream)
+        told += stream.take_bad_rows()
+    report = {report.name: report for report in stream.report()}
+    assert min(r.epochs for r in report.values()) > 2  # they are met again, and not told again
+    assert Counter((row.source, row.line) for row in told) == Counter(
+        (name, i + 1) for name, rows in DATA.items() for i, row in enumerate(rows) if isinstance(row, str)
+    )
+    assert report["agent"].bad == {"no JSON: Expecting … delimiter (column …)": 4}
+    assert report["general"].bad == {"message … has role …, which is unknown": 5}
+    assert told[0].file == "memory"
+    assert {row.message for row in told if row.source == "agent"} == {DATA["agent"][1]}
+
+
+def test_strict_stops_at_the_first():
+    stream = stream_of(DATA)
+    with pytest.raises(DataError, match=r"^memory:\d+: "):
+        [next(stream) for _ in range(40)]
+
+
+def test_one_too_many_stops_the_run_and_says_what_they_were():
+    stream = stream_of(DATA, on_error="skip", max_bad_rows=8)
+    with pytest.raises(DataError, match=r"^9 bad rows, data\.max_bad_rows=8 allows no more") as caught:
+        [next(stream) for _ in range(40)]
+    assert "x message … has role" in str(caught.value) or "x no JSON" in str(caught.value)
+    stream = stream_of(DATA, on_error="skip", max_bad_rows=9)
+    for _ in range(40):
+        next(stream)
+
+
+def test_a_fault_without_a_place_is_never_left_out():
+    """As that of a file which changed while it was read: no row is to blame."""
+    stream = stream_of({"agent": [(3, True)], "general": [(5, True)]}, on_error="skip")
+
+    def gone(i: int) -> tuple[object, Where]:
+        raise DataError("data/a.jsonl: changed while it is in use")
+
+    stream.samples.sources[0].row = gone  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(DataError, match="changed while it is in use"):
+        next(stream)
+
+
+def test_a_source_of_bad_rows_alone_is_an_error():
+    stream = stream_of({"agent": ["no", "nor"], "general": [(8, True)] * 20}, on_error="skip")
+    with pytest.raises(
+        DataError, match=r"source 'agent': none of its 2 rows can be trained on: .* 2 are bad"
+    ):
+        [next(stream) for _ in range(20)]
+
+
+@pytest.mark.parametrize("unit", ["samples", "targets"])
+def test_strict_becomes_skip_at_a_checkpoint(unit: str):
+    """Who is stopped by a bad row may go on without it: the setting is none that the rows before follow from."""
+    rows = {**DATA, "agent": [(5, True)] * 30}
+    strict = stream_of({**rows, "general": [(6, True)] * 40 + ["bad"] * 2}, unit=unit)
+    next(strict)
+    skip = stream_of({**rows, "general": [(6, True)] * 40 + ["bad"] * 2}, unit=unit, on_error="skip")
+    skip.restore(json.loads(json.dumps(strict.cursor())))
+    for _ in range(30):
+        next(skip)
+    assert skip.report()[1].bad == {"bad": 2}
+
+
+def test_the_quarantine_file_holds_each_once_also_after_a_resume(tmp_path: Path):
+    stream = stream_of(DATA, on_error="skip")
+    quarantine = Quarantine(tmp_path, 0)
+    while stream.state().bad_rows() < 4:
+        next(stream)
+        if rows := stream.take_bad_rows():
+            said = quarantine.add(rows)
+            assert str(quarantine.path) in said
+            assert f"{rows[0].file}:{rows[0].line}: " in said
+    cursor = json.loads(json.dumps(stream.cursor()))
+    for _ in range(30):  # these are lost
+        next(stream)
+        if rows := stream.take_bad_rows():
+            quarantine.add(rows)
+    again = stream_of(DATA, on_error="skip")
+    again.restore(cursor)
+    quarantine = Quarantine(tmp_path, again.state().bad_rows())
+    for _ in range(30):
+        next(again)
+        if rows := again.take_bad_rows():
+            quarantine.add(rows)
+    lines = [json.loads(line) for line in quarantine.path.read_text().splitlines()]
+    assert Counter((line["source"], line["line"]) for line in lines) == Counter(
+        (name, i + 1) for name, rows in DATA.items() for i, row in enumerate(rows) if isinstance(row, str)
+    )
+    assert lines[0].keys() == {"source", "file", "line", "row", "reason", "message"}
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("no JSON: Extra data (column 12); a file is one array", "no JSON: Extra data (column …)"),
+        (
+            "message 3 holds '[INST]', which is the template's own mark; mend it",
+            "message … holds …, which is the template's own mark",
+        ),
+        ('keys "a" and "b" are 2', "keys … and … are …"),
+    ],
+)
+def test_a_reason_is_what_messages_of_one_kind_share(message: str, kind: str):
+    assert reason(message) == kind
+
+
+def test_reasons_are_few():
+    reasons: dict[str, int] = {}
+    for i in range(100):
+        reasons = counted(reasons, f"reason {chr(65 + i % 26)}{chr(65 + i % 25)}")
+    assert len(reasons) == 31
+    assert sum(reasons.values()) == 100
+    assert reasons[OTHER] > 0
+    assert told({"a": 1, "b": 1200, "c": 1}) == "1,200 x b, 1 x a, 1 x c"
+
+
+def test_a_row_of_a_table_has_no_line():
+    row = bad_row("mine", DataError("no conversation; mend it", Where("a.parquet", None, 3)))
+    assert (row.line, row.row, str(row)) == (None, 3, "a.parquet (row 3): no conversation; mend it")
