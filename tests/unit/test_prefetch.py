@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Any
 
-import pytest
 from streams import Row, same, stream_of
 
 from tokenization.errors import DataError
@@ -45,16 +44,17 @@ def test_only_one_batch_is_made_ahead():
 
 
 def test_an_error_comes_when_its_batch_is_asked_for():
-    good = [
-        next(batches) for batches in [global_batches(stream_of(DATA, on_error="skip"), 1)] for _ in range(5)
-    ]
+    good = global_batches(stream_of(DATA, on_error="skip"), 1)
     prefetch = Prefetch(stream_of(DATA), 1)
-    taken = 0
-    with pytest.raises(DataError, match=r"^memory:21: bad"):
-        for batch in prefetch:
-            assert same(batch.batch.rows[0], good[taken].rows[0]) if taken < 5 else True
-            taken += 1
-    assert taken > 0
+    error = None
+    try:
+        for taken, batch in enumerate(prefetch):
+            assert same(batch.batch.rows[0], next(good).rows[0])
+            assert taken < 100
+    except DataError as raised:
+        error = raised
+    assert str(error).startswith("memory:21: bad")
+    assert next(good).rows[0].index > 0
     prefetch.close()
 
 
@@ -111,6 +111,6 @@ def test_counting_shows_how_far_it_is():
     parts: list[float] = []
     data: dict[str, list[Row]] = {"agent": [(30, True)] * 400, "general": [(30, True)] * 300}
     rows = count_rows(stream_of(data), 2, parts.append)
-    assert rows >= 1600
+    assert 1590 < rows < 1700  # 800 of each source: the general one is the one seen longest
     assert parts == sorted(parts)
     assert 0 < parts[0] < parts[-1] < 1
