@@ -48,6 +48,18 @@ def train_steps(
     return reports
 
 
+def train_hashes(config: str, overrides: list[str], hashes: list[str]) -> list[str]:
+    """A step for each hash of the data; "*" in one stands for the rank. Returns the hashes reported."""
+    run = _build(config, overrides)
+    batches = global_batches(run.stream, run.parts.config.batch.rows)
+    reported: list[str] = []
+    for step, mark in enumerate(hashes, start=1):
+        data_hash = mark.replace("*", str(run.parts.grid.rank))
+        report, _ = train_step(run.parts, next(batches), step, False, data_hash=data_hash)
+        reported.append(report.data_hash)
+    return reported
+
+
 def train_rows(config: str, overrides: list[str], batches: list[list[list[Sample]]]) -> list[dict[str, Any]]:
     """A step over each batch of rows of samples. `token_losses`: a list per micro-batch, on the last stage."""
     run = _build(config, overrides)
