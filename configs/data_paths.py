@@ -40,7 +40,7 @@ class HubDataSet:
 
 
 def local_files(path: str, root: str = "") -> DataFiles:
-    """The files that a path names: one file, the data files of a folder, or what matches a glob; none of them, no files.
+    """The files that a path names: one file, the data files of a folder, what matches a glob; none where nothing does.
 
     root: the folder that a relative path is read from, by default the working directory
     """
@@ -54,7 +54,7 @@ def local_files(path: str, root: str = "") -> DataFiles:
 
 
 def hub_data_set(path: str) -> HubDataSet | None:
-    """The data set that `owner/name` or `hf://datasets/owner/name[@revision][/pattern]` names; None for another path."""
+    """What `owner/name` or `hf://datasets/owner/name[@revision][/pattern]` names; None for another path."""
     if _NAME.fullmatch(path) and not path.endswith(SUFFIXES):
         return HubDataSet(path)
     if address := _ADDRESS.fullmatch(path):

@@ -195,6 +195,22 @@ def test_tokenizer_larger_than_the_model(config: Config) -> None:
     assert "use the tokenizer" in line
 
 
+def test_a_source_may_be_a_folder_or_a_data_set_of_the_hub(config: Config) -> None:
+    """What the Hub has is known when it is fetched; what is here counts as it is."""
+
+    def with_path(path: str) -> Config:
+        return changed(config, data__sources=[replace(SOURCE, path=path)])
+
+    Path("rows/train").mkdir(parents=True)
+    Path("rows/train/a[1].jsonl").write_text("")
+    for path in ("rows", "rows/train/a[1].jsonl", "owner/name", "hf://datasets/owner/name@v1/data/*.parquet"):
+        check_config(with_path(path), SHAPE, 1000, 4)
+    Path("owner/name").mkdir(parents=True)
+    Path("rows/train/a[1].jsonl").rename("rows/train/test.jsonl")
+    for path in ("owner/name", "rows", "owner/absent.jsonl", "hf://models/owner/name", "a/b/c"):
+        assert f"data.sources.0.path={path}: 0 files match, at least 1 needed" in refusal(with_path(path))
+
+
 def test_model_folder_without_weights(config: Config) -> None:
     Path("model/model.safetensors").unlink()
     line = refusal(config)

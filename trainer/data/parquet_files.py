@@ -27,7 +27,7 @@ class ParquetFile:
     """One table's rows. A row is an object with the columns that have a value in it."""
 
     def __init__(self, path: str, cache: Path | None = None) -> None:
-        """Writes the rows out, unless `cache` has them. Raises DataError for a table that is broken or no JSON; OSError."""
+        """Writes the rows out, unless `cache` has them. Raises DataError where they are no JSON or broken; OSError."""
         self._path = path
         self._index = open_index(path, cache, self._scan)
 

@@ -107,7 +107,7 @@ def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
 
 
 def _allow_open(files: int) -> None:
-    """Each file of data keeps descriptors. What a process may have open is often set low, and may be raised by itself."""
+    """Each file of data keeps two descriptors; what a process may have open is often set low, and it may raise it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and files > soft // 8:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
