@@ -310,6 +310,13 @@ def spoil_last_place(cache: Path) -> None:
     places.write_bytes(places.read_bytes()[:-24] + b"\x7f" * 24)
 
 
+def flip_places(cache: Path) -> None:
+    (places,) = (cache / "indexes").glob("*.places")
+    content = bytearray(places.read_bytes())
+    content[24] ^= 1  # the second row would begin a byte further on
+    places.write_bytes(content)
+
+
 def lose_places(cache: Path) -> None:
     (places,) = (cache / "indexes").glob("*.places")
     places.unlink()
@@ -336,6 +343,7 @@ CORRUPT: dict[str, Callable[[Path], object]] = {
     "no number of rows": rewrite(lambda record: record.update(rows="many")),
     "no name": rewrite(lambda record: record.update(places=None)),
     "places cut": cut_places,
+    "places changed": flip_places,
     "places lost": lose_places,
     "last place": spoil_last_place,
 }

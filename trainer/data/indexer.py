@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
@@ -36,14 +37,13 @@ class Indexer:
         self._open: dict[str, BinaryIO] = {}
         self._rows = 0
         self._digest = ""
+        self._checksum = 0
 
     def pieces(self) -> Iterator[memoryview]:
         """The file from its beginning, hashed by the way; a piece is good until the next is asked for."""
         size = os.fstat(self.file.fileno()).st_size
-        digest, at = (
-            hashlib.sha256(),
-            0,
-        )  # as fast as any of hashlib's where the processor has instructions for it
+        digest = hashlib.sha256()  # as fast as any of hashlib's where the processor has instructions for it
+        at = 0
         hashing: Future[None] | None = None
         # While one buffer is hashed and looked through the other is filled.
         buffers = cycle(bytearray(max(1, min(PIECE, size))) for _ in range(2))
@@ -63,8 +63,10 @@ class Indexer:
 
     def add(self, places: Places) -> None:
         """The places of the next rows."""
+        content = places.astype("<i8", copy=False).tobytes()
         self._rows += len(places)
-        self._write("places", places.astype("<i8", copy=False).tobytes())
+        self._checksum = zlib.crc32(content, self._checksum)
+        self._write("places", content)
 
     def make(self, rows: bytes) -> None:
         """More of a file that is to be read in place of the one scanned; the places are those in it."""
@@ -82,6 +84,7 @@ class Indexer:
             "rows": self._rows,
             "digest": self._digest,
             "places": self._names["places"],
+            "places_checksum": self._checksum,
             "made": self._names["rows"] if "rows" in sizes else None,
             "made_size": sizes.get("rows"),
         }

@@ -98,6 +98,8 @@ def _paths(config: SourceConfig) -> tuple[str, ...]:
 
 @once
 def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of the ranks says it
     names = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
     print(
         f"source {source!r}: {len(files)} file(s) of {path} left out, whose names say test or validation: {names}; "
