@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from tokenization.conversation import Conversation, Message
@@ -25,7 +26,7 @@ def settle(conversation: Conversation, marks: Sequence[str], policy: Policy) -> 
     """
     if policy == "allow" or not marks:
         return conversation
-    pattern = re.compile("|".join(map(re.escape, marks)))
+    pattern = _any_of(tuple(marks))
     found = next(
         ((place, hit[0]) for place, text in strings(conversation) if (hit := pattern.search(text))), None
     )
@@ -41,6 +42,11 @@ def settle(conversation: Conversation, marks: Sequence[str], policy: Policy) -> 
         return conversation.map_text(lambda text: pattern.sub(lambda hit: parted(hit[0]), text))
     except ValueError as error:
         raise RenderError(f"{place} holds {mark!r}, and with it written apart {error}; rename one") from None
+
+
+@lru_cache(maxsize=8)
+def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, marks)))
 
 
 def parted(mark: str) -> str:

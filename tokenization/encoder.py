@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from tokenization.segments import Control, ControlIds, RenderError, Segment, Spa
 from tokenization.tokenizer_files import prefix_scheme, read_tokenizer, with_prefix
 from tokenization.words import ID_SIZE, Words, as_bytes
 
+_KEPT_BORDERS = 50_000
+
 
 class Piece(NamedTuple):
     """Tokens `start` to `stop` (exclusive) and the whole characters they stand for."""
@@ -25,6 +28,15 @@ class Piece(NamedTuple):
     start: int
     stop: int
     text: str
+
+
+class Border(NamedTuple):
+    """Where a span begins inside a word."""
+
+    tokens: int
+    """Of the word, those that are the span's or a later one's."""
+    crossed: bool
+    """A token lies across it."""
 
 
 class Encoder:
@@ -72,6 +84,7 @@ class Encoder:
         self.special: Mapping[str, int] = {token: self._id(token) for token in special}
         tokenizer.encode_special_tokens = True
         self._words = Words(tokenizer)
+        self._inside = lru_cache(_KEPT_BORDERS)(self._borders)  # words repeat
         control = {bos: self.bos, eos: self.eos, **self.special}
         for token, id in control.items():
             if id in tokenizer.encode(f"a {token} b", add_special_tokens=False).ids:
@@ -182,8 +195,7 @@ class Encoder:
             return [sum(map(len, ids)) // ID_SIZE for _ in text.spans]
         token_ends, word_ends = list(accumulate(map(len, ids))), list(accumulate(map(len, words)))
         before: list[int] = []  # [spans], bytes of the ids of the spans before it
-        offsets: list[tuple[int, int]] = []
-        owners = np.zeros(0, np.intp)
+        inside: list[Border] = []  # of the spans that begin inside the word that was looked at last
         looked_at = -1
         for number, span in enumerate(text.spans):
             word = bisect_left(word_ends, span.start)
@@ -191,16 +203,38 @@ class Encoder:
                 before.append(token_ends[word] if span.start else 0)
                 continue
             if word != looked_at:
-                looked_at, start = word, word_ends[word] - len(words[word])
-                offsets = [(start + a, start + b) for a, b in self._words.offsets(words[word])]
-                owners = attribute(text.spans, offsets)
-            before.append(token_ends[word] - int(np.count_nonzero(owners >= number)) * ID_SIZE)
-            if span.start == text.prompt_end and any(a < span.start < b for a, b in offsets):
+                looked_at, start, stop = word, word_ends[word] - len(words[word]), word_ends[word]
+                begun = [s for s in text.spans[number - 1 :] if s.start < stop]
+                spans = tuple((max(s.start - start, 0), s.kind is SpanKind.CONTROL) for s in begun)
+                inside = list(self._inside(words[word], spans, stop == word_ends[-1]))
+            border = inside.pop(0)
+            before.append(token_ends[word] - border.tokens * ID_SIZE)
+            if span.start == text.prompt_end and border.crossed:
                 raise RenderError(
                     "a token reaches from the prompt into the assistant's turn, so that training and serving would "
                     "differ; use another data.template"
                 )
         return [(b - a) // ID_SIZE for a, b in pairwise([*before, token_ends[-1]])]
+
+    def _borders(self, word: str, spans: tuple[tuple[int, bool], ...], last: bool) -> tuple[Border, ...]:
+        """Where the tokens of a word fall, for each span that begins inside it.
+
+        spans: where each span begins, the first at or before the word's first character, and whether it is CONTROL
+        last:  nothing comes after the word
+        """
+        offsets = self._words.offsets(word)
+        stops = [*(start for start, _ in spans[1:]), len(word) + (not last)]
+        kinds = [SpanKind.CONTROL if control else SpanKind.TEXT for _, control in spans]
+        made = [
+            Span(start, stop, kind, False) for (start, _), stop, kind in zip(spans, stops, kinds, strict=True)
+        ]
+        owners = attribute(made, offsets)
+        return tuple(
+            Border(
+                int(np.count_nonzero(owners >= number)), any(a < made[number].start < b for a, b in offsets)
+            )
+            for number in range(1, len(made))
+        )
 
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -34,7 +34,13 @@ class LengthCounts:
     targets_lost: int = 0
 
     def __add__(self, other: LengthCounts) -> LengthCounts:
-        return LengthCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return LengthCounts(
+            self.kept + other.kept,
+            self.truncated + other.truncated,
+            self.dropped_long + other.dropped_long,
+            self.no_targets + other.no_targets,
+            self.targets_lost + other.targets_lost,
+        )
 
 
 @dataclass(frozen=True)

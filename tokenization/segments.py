@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tokenization.sample import SpanKind
 
@@ -25,8 +26,7 @@ class ControlIds:
         return self.special[token]
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Characters `start` to `stop` (exclusive) of a text: what they are, and are they targets?"""
 
     start: int

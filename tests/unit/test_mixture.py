@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from trainer.data.mixture import next_source, next_source_by_targets, shares
+from trainer.data.mixture import Parts, next_source, next_source_by_targets, shares
 
 share_vectors = (
     st.lists(st.integers(0, 1000), min_size=1, max_size=12)
@@ -24,7 +24,7 @@ def drawn(shares: list[Fraction], n: int) -> list[int]:
     counts = [0] * len(shares)
     order = []
     for _ in range(n):
-        order.append(next_source(shares, counts))
+        order.append(next_source(Parts.of(shares), counts))
         counts[order[-1]] += 1
     return order
 
@@ -75,7 +75,7 @@ def test_by_targets_it_is_the_draw_that_brings_all_closest(vector: list[Fraction
             for i, share in enumerate(vector)
             if share
         }
-        i = next_source_by_targets(vector, targets, offered[: len(vector)])
+        i = next_source_by_targets(Parts.of(vector), targets, offered[: len(vector)])
         assert i == min(after, key=lambda i: (after[i], i))
         targets[i] += offered[i]
         assert max(distances(targets)) <= largest
@@ -94,7 +94,7 @@ def test_by_targets_eta_is_met_within_half_a_percent_after_1000_samples(eta: flo
 
     offered = [sample(0), sample(1)]
     for n in range(1, 5001):
-        i = next_source_by_targets(vector, targets, offered)
+        i = next_source_by_targets(Parts.of(vector), targets, offered)
         targets[i] += offered[i]
         offered[i] = sample(i)
         if n >= 1000:
@@ -106,7 +106,7 @@ def test_an_order_by_targets_worked_out_by_hand():
     vector = [Fraction(1, 2)] * 2
     targets, order = [0, 0], []
     for _ in range(7):
-        order.append(next_source_by_targets(vector, targets, (6, 2)))
+        order.append(next_source_by_targets(Parts.of(vector), targets, (6, 2)))
         targets[order[-1]] += (6, 2)[order[-1]]
     # From (0 0): to 6 0 or 0 2, the latter is closer. (0 2): 6 2 or 0 4, both 4 apart, the lower index. Then 6 4, 6 6.
     assert order == [1, 0, 1, 1, 1, 0, 1]

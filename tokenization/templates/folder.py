@@ -260,8 +260,8 @@ def _led(segment: Segment) -> Segment:
     """The first segment with the space that the tokenizer begins a text with, unless it has one."""
     if isinstance(segment, Control) or segment.text.startswith((" ", "▁")):
         return segment
-    spans = tuple(replace(span, start=span.start + 1, stop=span.stop + 1) for span in segment.spans)
-    first = replace(spans[0], start=0)
+    spans = tuple(span._replace(start=span.start + 1, stop=span.stop + 1) for span in segment.spans)
+    first = spans[0]._replace(start=0)
     end = segment.prompt_end
     return Text(f" {segment.text}", (first, *spans[1:]), end if end is None else end + 1)
 

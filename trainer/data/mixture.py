@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from typing import NamedTuple
 
 from configs.errors import ConfigError
 
@@ -43,12 +43,25 @@ def shares(sources: Sequence[tuple[str, float]], eta: float) -> list[Fraction]:
     return [parts[role] * _exact(weight) / totals[role] for role, weight in sources]
 
 
-def next_source(shares: Sequence[Fraction], counts: Sequence[int]) -> int:
+class Parts(NamedTuple):
+    """Shares in whole numbers: as exact as fractions, and twenty times as fast."""
+
+    parts: list[int]
+    whole: int
+    """Their sum."""
+
+    @classmethod
+    def of(cls, shares: Sequence[Fraction]) -> Parts:
+        whole = math.lcm(*(share.denominator for share in shares))
+        return cls([int(share * whole) for share in shares], whole)
+
+
+def next_source(shares: Parts, counts: Sequence[int]) -> int:
     """Index of the source to draw from after `counts[i]` draws of each source i, all made by this rule.
 
-    After any n draws, counts[i] is within 1 - 1/(2k - 2) of n * shares[i], where k sources have a share.
+    After any n draws, counts[i] is within 1 - 1/(2k - 2) of n times its share, where k sources have one.
     """
-    parts, whole = _whole_numbers(tuple(shares))
+    parts, whole = shares
     n = sum(counts) + 1
     slack = max(2 * sum(part > 0 for part in parts) - 2, 1)
     # One more draw of a source is early unless it is owed 1/slack by now, and late once it is owed more than
@@ -62,14 +75,15 @@ def next_source(shares: Sequence[Fraction], counts: Sequence[int]) -> int:
     return first
 
 
-def next_source_by_targets(shares: Sequence[Fraction], targets: Sequence[int], offered: Sequence[int]) -> int:
+def next_source_by_targets(shares: Parts, targets: Sequence[int], offered: Sequence[int]) -> int:
     """Index of the source to draw from after sources gave `targets[i]` targets, where the next sample of each would
     bring `offered[i]` (of one without a share it does not matter).
 
-    The draw after which the squared distances from the sources' dues, targets.sum() * shares[i], have the smallest sum;
-    ties go to the lower index. Of two sources, none strays from its due by more than about half of its largest sample.
+    The draw after which the squared distances from the sources' dues, their shares of all targets, have the smallest
+    sum; ties go to the lower index. Of two sources, none strays from its due by more than about half of its largest
+    sample.
     """
-    parts, whole = _whole_numbers(tuple(shares))
+    parts, whole = shares
     total = sum(targets)
     ahead = [given * whole - part * total for part, given in zip(parts, targets, strict=True)]
     # A draw of t from source i adds t * (whole at i, less each part) to these: of the new sum of squares only what
@@ -86,13 +100,6 @@ def next_source_by_targets(shares: Sequence[Fraction], targets: Sequence[int], o
             if best < 0 or change < least:
                 best, least = i, change
     return best
-
-
-@lru_cache(maxsize=16)
-def _whole_numbers(shares: tuple[Fraction, ...]) -> tuple[list[int], int]:
-    """The shares as parts of their sum, in whole numbers: as exact as fractions, and twenty times as fast."""
-    whole = math.lcm(*(share.denominator for share in shares))
-    return [int(share * whole) for share in shares], whole
 
 
 def _exact(number: float) -> Fraction:

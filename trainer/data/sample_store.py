@@ -18,7 +18,6 @@ import socket
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple
 from hashlib import blake2b
 from pathlib import Path
 
@@ -33,8 +32,8 @@ _RECORD = struct.Struct(
 )  # data file (0: missing), bytes, place, checksum of the content and of all before
 _HEAD = struct.Struct("<6I")  # LengthCounts, samples
 _PART = struct.Struct("<2I")  # bytes of a sample's id, tokens
-_TRAINED = 0x80
-"""The bit of a kind's byte that says the token is a target."""
+_WHOLE, _KEPT = [1, 0, 0, 0, 0], LengthCounts(kept=1)
+"""What most rows count for."""
 BAD = 0xFFFFFFFF
 """In place of a data file: the row has a fault, which whoever needs it is to meet himself."""
 
@@ -141,11 +140,13 @@ def _write(descriptor: int, content: bytes, place: int) -> None:
 
 def _packed(fitted: Fitted) -> bytes:
     ids = [sample.id.encode() for sample in fitted.samples]
-    pieces = [_HEAD.pack(*astuple(fitted.counts), len(ids))]
+    c = fitted.counts
+    counts = (c.kept, c.truncated, c.dropped_long, c.no_targets, c.targets_lost)
+    pieces = [_HEAD.pack(*counts, len(ids))]
     pieces += [_PART.pack(len(id), len(sample)) for id, sample in zip(ids, fitted.samples, strict=True)]
     pieces += ids
     pieces += [sample.tokens.astype("<i4", copy=False).tobytes() for sample in fitted.samples]
-    pieces += [(sample.kinds | (sample.trained * np.uint8(_TRAINED))).tobytes() for sample in fitted.samples]
+    pieces += [array.tobytes() for sample in fitted.samples for array in (sample.trained, sample.kinds)]
     return b"".join(pieces)
 
 
@@ -163,7 +164,8 @@ def _unpacked(content: bytes, source: str) -> Fitted:
         at += 4 * count
     samples: list[TokenizedSample] = []
     for id, ours in zip(ids, tokens, strict=True):
-        marks = np.frombuffer(content, np.uint8, len(ours), at)
-        at += len(ours)
-        samples.append(TokenizedSample(source, id, ours, marks >= _TRAINED, marks & np.uint8(_TRAINED - 1)))
-    return Fitted(tuple(samples), LengthCounts(*counts))
+        trained = np.frombuffer(content, np.bool_, len(ours), at)
+        kinds = np.frombuffer(content, np.uint8, len(ours), at + len(ours))
+        samples.append(TokenizedSample(source, id, ours, trained, kinds))
+        at += 2 * len(ours)
+    return Fitted(tuple(samples), _KEPT if counts == _WHOLE else LengthCounts(*counts))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenization.errors import DataError
 from tokenization.length import LengthCounts
@@ -14,8 +14,7 @@ from tokenization.sample import TokenizedSample
 from trainer.data.report import Packed
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A sample that was drawn and awaits a row."""
 
     source: int
@@ -24,6 +23,13 @@ class Waiting:
     part: int
     """Which of the samples that draw gave, from 0; more than one where a long one is divided."""
     sample: TokenizedSample
+    length: int
+    targets: int
+    """Both of the sample, counted once."""
+
+    @classmethod
+    def of(cls, source: int, k: int, part: int, sample: TokenizedSample) -> Waiting:
+        return cls(source, k, part, sample, len(sample), sample.targets)
 
 
 @dataclass
@@ -90,7 +96,7 @@ class State:
         for source, k, part in values["waiting"]:
             samples = samples_of(source, k)
             if part < len(samples):
-                waiting.append(Waiting(source, k, part, samples[part]))
+                waiting.append(Waiting.of(source, k, part, samples[part]))
         found = chained(w.sample for w in waiting)
         if found != values["waiting_hash"]:
             raise DataError(
@@ -113,7 +119,7 @@ class State:
 
 def chain(previous: str, sample: TokenizedSample) -> str:
     """The rolling hash of tokens and mask, 32 hex digits, after one more sample; "" before the first."""
-    content = sample.tokens.astype("<i4").tobytes() + sample.trained.tobytes()
+    content = sample.tokens.astype("<i4", copy=False).tobytes() + sample.trained.tobytes()
     tokens = blake2b(content, digest_size=16).hexdigest()
     link = json.dumps([previous, sample.source, sample.id, len(sample), tokens])
     return blake2b(link.encode(), digest_size=16).hexdigest()

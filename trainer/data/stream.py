@@ -17,7 +17,7 @@ from tokenization.errors import DataError
 from tokenization.length import Fitted, LengthCounts
 from trainer.data.bad_rows import BadRow, bad_row, counted, told
 from trainer.data.identity import check_same, identity
-from trainer.data.mixture import next_source, next_source_by_targets, shares
+from trainer.data.mixture import Parts, next_source, next_source_by_targets, shares
 from trainer.data.packing import choose, pack_row
 from trainer.data.position import Position
 from trainer.data.report import Packed, SourceReport
@@ -53,6 +53,7 @@ class RowStream(Iterator[PackedRow]):
             raise ConfigError(f"data.sources has the names {', '.join(names)}; give each source its own")
         self.samples = Samples(sources, builder, config, seed, stores, position)
         self.shares = shares([(source.role, source.weight) for source in config.sources], config.eta)
+        self._parts = Parts.of(self.shares)
         self._sources = sources
         self._config = config
         self._pad_id = pad_id
@@ -65,7 +66,7 @@ class RowStream(Iterator[PackedRow]):
         state = self._state
         while len(state.waiting) < self._config.pack_window:
             self._draw()
-        chosen = choose([len(w.sample) for w in state.waiting], self._config.sequence_length)
+        chosen = choose([w.length for w in state.waiting], self._config.sequence_length)
         taken = [state.waiting[i] for i in chosen]
         gone = set(chosen)
         state.waiting = [w for i, w in enumerate(state.waiting) if i not in gone]
@@ -77,7 +78,7 @@ class RowStream(Iterator[PackedRow]):
             pad_id=self._pad_id,
         )
         for w in taken:
-            state.packed[w.source] += Packed(1, len(w.sample), w.sample.targets)
+            state.packed[w.source] += Packed(1, w.length, w.targets)
             state.hash = chain(state.hash, w.sample)
         state.row += 1
         return row
@@ -85,9 +86,9 @@ class RowStream(Iterator[PackedRow]):
     def _draw(self) -> None:
         state, config = self._state, self._config
         if config.eta_unit == "targets":
-            i = next_source_by_targets(self.shares, state.targets, self._offered())
+            i = next_source_by_targets(self._parts, state.targets, self._offered())
         else:
-            i = next_source(self.shares, state.draws)
+            i = next_source(self._parts, state.draws)
         k = state.draws[i]
         fitted = self._made(i, k)
         if isinstance(fitted, DataError):
@@ -98,8 +99,9 @@ class RowStream(Iterator[PackedRow]):
         state.draws[i] += 1
         self.samples.tell(i, state.draws[i])
         state.counts[i] += fitted.counts
-        state.targets[i] += _targets(fitted)
-        state.waiting += [Waiting(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
+        waiting = [Waiting.of(i, k, part, sample) for part, sample in enumerate(fitted.samples)]
+        state.targets[i] += sum(w.targets for w in waiting)
+        state.waiting += waiting
         counts = state.counts[i]
         if (
             not fitted.samples
