@@ -11,7 +11,7 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test check layouts bench-data format clean distclean
+.PHONY: help setup train test check layouts bench-data bench-start bench-memory format clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,9 +39,17 @@ layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as 
 BENCH_TOKENIZER ?= configs/demo/tokenizer
 BENCH_DATA ?= configs/demo/agent.jsonl configs/demo/general.jsonl
 
-bench-data: $(STAMP) ## tokenising beside TRL (installs it); BENCH_DATA and BENCH_TOKENIZER name your own
+bench-data: $(STAMP) ## tokenising and the stream beside TRL (installs it); BENCH_DATA and BENCH_TOKENIZER name your own
 	$(INSTALL) -e '.[bench]'
 	$(BIN)/python benchmarks/tokenise.py $(BENCH_DATA) --tokenizer $(BENCH_TOKENIZER) $(BENCH_ARGS)
+	$(BIN)/python benchmarks/stream.py $(BENCH_DATA) --tokenizer $(BENCH_TOKENIZER) $(BENCH_ARGS)
+
+bench-start: $(STAMP) ## command to first step on a million rows, beside TRL (installs it); its first start takes 20 minutes
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python benchmarks/first_step.py $(BENCH_ARGS)
+
+bench-memory: $(STAMP) ## first row and memory on a file of 5 GB, which it writes to the temporary folder
+	$(BIN)/python benchmarks/memory.py $(BENCH_ARGS)
 
 format: $(STAMP) ## rewrite files as `make check` wants them
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,7 @@
 """How soon a second start on the same data takes its first optimizer step: `agenttune train` against TRL's SFTTrainer.
 
-`python benchmarks/first_step.py [--rows 1000000] [--starts 3]` writes so many short conversations, drawn from the demo's
-by a seed, and starts both on them in turn, each a command of its own from beginning to end: a tiny model, one process,
+`python benchmarks/first_step.py [--rows 1000000] [--starts 3]` writes so many short conversations, drawn by a seed from
+the demo's, and starts both on them in turn, each a command of its own from beginning to end: a tiny model, one process,
 rows of 512 tokens. Ours ends at the first line of metrics.jsonl, theirs at `on_step_end`. Both have seen the data once:
 ours has its index, theirs its cache of tokenised and packed rows. Those first starts are told too. `--record` writes
 medians and the pairs' ratios to benchmarks/results/first_step.json.

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,8 @@ LENGTH, EVERY, SETTLED, FLAT, SEED = 4096, 100, 300, 50.0, 1
 BLOCK = 32 << 20
 SPARE = 2.0
 """Times the file's size that must be free on the disk: its index and the samples lie beside it."""
+_ASKED = re.compile(rb'"(?:from|role)": "(?:user|human)",.*?"(?:value|content)": "')
+"""What stands before a conversation's first question."""
 DEMO = Path(__file__).parents[1] / "configs" / "demo"
 RESULTS = Path(__file__).with_name("results") / "memory.json"
 
@@ -39,18 +42,15 @@ RESULTS = Path(__file__).with_name("results") / "memory.json"
 def write_file(file: Path, size: int) -> None:
     """At least `size` bytes of rows, brought to the disk and out of the system's memory."""
     known = [
-        json.loads(line)["messages"]
-        for name in ("agent.jsonl", "general.jsonl")
-        for line in (DEMO / name).read_text(encoding="utf-8").splitlines()
+        line for name in ("agent", "general") for line in (DEMO / f"{name}.jsonl").read_bytes().splitlines()
     ]
     draw = random.Random(SEED)
-    lines: list[bytes] = []
-    while sum(map(len, lines[-1000:])) * len(lines) < BLOCK * min(len(lines), 1000) or not lines:
-        messages = [dict(message) for message in draw.choice(known)]
-        asked = next(message for message in messages if message["role"] == "user")
-        asked["content"] = f"Case {draw.randrange(10**6)}: {asked['content']}"
-        lines.append(json.dumps({"messages": messages}, ensure_ascii=False).encode() + b"\n")
-    block = b"".join(lines)
+    block = bytearray()
+    while len(block) < BLOCK:
+        line = draw.choice(known)
+        asked = _ASKED.search(line)
+        assert asked, line
+        block += line[: asked.end()] + b"Case %d: " % draw.randrange(10**6) + line[asked.end() :] + b"\n"
     with file.open("wb") as out:
         while out.tell() < size:
             out.write(block)

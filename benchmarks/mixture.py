@@ -1,9 +1,9 @@
 """Whether the mixture is what was asked for: shares of samples and of targets at several values of eta.
 
-`python benchmarks/mixture.py --agent FILE … --general FILE … --tokenizer FOLDER [--rows 500]` takes so many rows of 4096
-tokens for each eta and each unit, prints the table of what was drawn (on stderr) and checks after every row: by samples
-each source's count is within 1 of its share, by targets its part of them within 0.5% of its share once 1000 samples are
-drawn. Without files it takes the demo's. `--record` writes the figures to benchmarks/results/mixture.json.
+`python benchmarks/mixture.py --agent FILE … --general FILE … --tokenizer FOLDER [--rows 500]` takes so many rows of
+4096 tokens for each eta and each unit, prints the table of what was drawn (on stderr) and checks after every row: by
+samples each source's count is within 1 of its share, by targets its part of them within 0.5% of its share once 1000
+samples are drawn. Without files it takes the demo's. `--record` writes the figures to benchmarks/results/mixture.json.
 """
 
 from __future__ import annotations

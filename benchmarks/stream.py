@@ -215,7 +215,7 @@ def fill_of_mixture(config: Config, rows: int) -> dict[str, Any]:
 
 def _lengths(row: PackedRow) -> list[int]:
     starts = np.flatnonzero(row.positions[: row.filled] == 0)
-    return np.diff([*starts, row.filled]).tolist()
+    return np.diff(np.append(starts, row.filled)).tolist()
 
 
 def fill_of_log_normal() -> dict[str, Any]:

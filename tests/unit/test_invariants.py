@@ -107,7 +107,7 @@ def with_stops_as_control(segment: Segment) -> Segment:
 def with_the_given_trained(segment: Segment) -> Segment:
     if isinstance(segment, Control):
         return segment
-    spans = tuple(replace(span, trained=span.trained or span.kind in GIVEN) for span in segment.spans)
+    spans = tuple(span._replace(trained=span.trained or span.kind in GIVEN) for span in segment.spans)
     return replace(segment, spans=spans)
 
 
