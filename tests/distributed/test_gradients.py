@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import layout, read_weights, write_config, write_model
 
 from configs.load import load_config
-from trainer.build import open_stream
+from trainer.data.open import open_stream
 
 BETA1 = 0.9
 UNCLIPPED = ["optimizer.clip=0", "train.steps=1"]

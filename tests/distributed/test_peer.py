@@ -11,7 +11,7 @@ from rank_pool import RankPool
 from tiny import layout, read_weights, write_config
 
 from configs.load import load_config
-from trainer.build import open_stream
+from trainer.data.open import open_stream
 
 STEPS = 5
 LAYOUTS = {
