@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 from streams import Row, stream_of
+from test_formats_hostile import hostile_lines
 
+from configs.schema import DataConfig, SourceConfig
+from tokenization.builder import SampleBuilder
+from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
 from trainer.data.bad_rows import OTHER, BadRow, Quarantine, bad_row, counted, reason, told
+from trainer.data.sources import open_source
+from trainer.data.stream import RowStream
+
+TOKENIZER = Path(__file__).parents[2] / "configs/demo/tokenizer"
+LINES = int(os.environ.get("HOSTILE_LINES", "2000"))
 
 DATA: dict[str, list[Row]] = {
     "agent": [(5, True), "no JSON: Expecting ',' delimiter (column 7); a file is one array", (9, True)] * 4,
@@ -141,3 +152,35 @@ def test_reasons_are_few():
 def test_a_row_of_a_table_has_no_line():
     row = bad_row("mine", DataError("no conversation; mend it", Where("a.parquet", None, 3)))
     assert (row.line, row.row, str(row)) == (None, 3, "a.parquet (row 3): no conversation; mend it")
+
+
+def test_of_hostile_lines_exactly_the_bad_ones_are_left_out(tmp_path: Path):
+    """R15 where bad rows are skipped: all that cannot be read or rendered, each once, by file and line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"".join(hostile_lines(Random(5), LINES)))
+    config = DataConfig(
+        sources=[SourceConfig("hostile", str(path), "agent")],
+        eta=1,
+        sequence_length=256,
+        on_error="skip",
+        max_bad_rows=LINES,
+    )
+    builder = SampleBuilder(Encoder.from_folder(TOKENIZER))
+    (source,) = [open_source(each) for each in config.sources]
+    expected: list[int | None] = []
+    for i in range(len(source)):
+        try:
+            row, where = source.row(i)
+            builder.build(row, source="hostile", format="auto", where=where, default_id=str(i))
+        except DataError as error:
+            expected.append(error.where.line if error.where else -1)
+    assert len(expected) > len(source) / 3
+    stream = RowStream([source], builder, config, 1, builder.encoder.pad_id)
+    found: list[int | None] = []
+    while stream.seen(1) != 1:
+        next(stream)
+        found += [row.line for row in stream.take_bad_rows()]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    (report,) = stream.report()
+    assert sum(report.bad.values()) == len(expected)
+    assert report.drawn >= len(source)
