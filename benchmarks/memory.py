@@ -62,14 +62,14 @@ def write_file(file: Path, size: int) -> None:
 def read_rows(folder: Path, tokenizer: Path, rows: int, keep: bool) -> dict[str, Any]:
     """In a process of its own: seconds from its start to the first row, and MB resident every EVERY rows."""
     from configs.schema import Config, DataConfig, ModelConfig, RunConfig, SourceConfig
-    from trainer.data.open import open_data
+    from trainer.data.open import open_builder, open_data
 
     sources = [SourceConfig("large", str(folder / "large.jsonl"), "general")]
     data = DataConfig(
         template="chatml", sequence_length=LENGTH, sources=sources, eta=0.0, cache_dir=str(folder / "cache")
     )
     config = Config(RunConfig(str(folder)), ModelConfig(str(tokenizer)), data=data)
-    opened = open_data(config, first=True, workers=0)
+    opened = open_data(config, open_builder(config), first=True, workers=0)
     stream = (opened if keep else replace(opened, stores=[])).stream(config)
     process = psutil.Process()
     next(stream)

@@ -37,7 +37,7 @@ import numpy as np
 from configs.schema import Config, DataConfig, ModelConfig, RunConfig, SourceConfig
 from tokenization.segments import Text
 from tokenization.tokenizer_files import read_tokenizer, with_prefix
-from trainer.data.open import Data, open_data
+from trainer.data.open import Data, open_builder, open_data
 from trainer.data.packing import choose
 from trainer.data.rows import PackedRow
 
@@ -107,7 +107,7 @@ def config_of(
 
 def fresh(config: Config) -> Data:
     """The data with a tokenizer that knows no word yet."""
-    return open_data(config, first=True, workers=0)
+    return open_data(config, open_builder(config), first=True, workers=0)
 
 
 def first_time(rows: Sequence[Row], tokenizer: Path, folder: Path, pairs: int) -> dict[str, Any]:

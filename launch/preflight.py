@@ -11,6 +11,7 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
+from tokenization.builder import SampleBuilder
 from tokenization.bundle import generation_config
 from tokenization.errors import DataError
 from trainer.data.bad_rows import bad_row, counted, told
@@ -21,8 +22,9 @@ FIRST_ROWS = 1000
 """Rows of each source read before ranks start: some tenths of a second."""
 
 
-def check_settings(config: Config, processes: int | None) -> Layout:
-    """The layout of a config that fits its model, tokenizer and number of processes. Raises ConfigError."""
+def check_settings(config: Config, processes: int | None) -> tuple[Layout, SampleBuilder]:
+    """The layout of a config that fits its model, tokenizer and number of processes, and the tokenizer with its
+    template, which takes up to a second to open. Raises ConfigError."""
     check_files(config)  # its remedies for a missing folder are better than the readers' own
     shape = ModelShape.from_folder(config.model.path)
     builder = open_builder(config)
@@ -33,7 +35,7 @@ def check_settings(config: Config, processes: int | None) -> Layout:
     # The model grows by the tokens that the template adds, but not by what is amiss with its folder.
     layout = check_config(config, shape, builder.encoder.own_size, processes)
     shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
-    return layout
+    return layout, builder
 
 
 def check_output(config: Config) -> None:
@@ -49,13 +51,13 @@ def check_output(config: Config) -> None:
         ) from error
 
 
-def check_sources(config: Config) -> None:
+def check_sources(config: Config, builder: SampleBuilder) -> None:
     """Every source opens, has rows, and its first FIRST_ROWS in file order become samples, kept for training.
 
     Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before. Where bad
     rows are skipped, tells how many there are. Raises DataError.
     """
-    data = open_data(config, first=True, workers=0)
+    data = open_data(config, builder, first=True, workers=0)
     samples = data.stream(config).samples
     for i, source in enumerate(data.sources):
         reasons: dict[str, int] = {}

@@ -23,6 +23,7 @@ from launch.ancestors import LAUNCHER_VARIABLE
 from launch.environment import accelerators, library_environment
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
+from tokenization.builder import SampleBuilder
 from trainer.checkpoint.progress import read_progress
 from trainer.checkpoint.store import resume_folder
 
@@ -36,9 +37,9 @@ UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
 def run_processes(path: str, overrides: Sequence[str]) -> int:
     """Check everything that can be checked, start the ranks, wait. Raises ConfigError or DataError before."""
     config = load_config(path, overrides)
-    layout = local_layout(config, accelerators())
+    layout, builder = local_layout(config, accelerators())
     check_output(config)
-    check_sources(config)
+    check_sources(config, builder)
     folder = resume_folder(config)
     if folder:
         read_progress(folder, config, layout)
@@ -61,18 +62,21 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     return 1
 
 
-def local_layout(config: Config, devices: int) -> Layout:
-    """The layout on this machine: `data: auto` takes all its devices, or one copy of the model on a CPU."""
+def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
+    """The layout on this machine: `data: auto` takes all its devices, or one copy of the model on a CPU.
+
+    Returned with what `check_settings` opened to find it.
+    """
     if devices == 0:
         return check_settings(config, None)
     automatic = isinstance(config.parallel.data, str)
-    layout = check_settings(config, devices if automatic else None)
+    layout, builder = check_settings(config, devices if automatic else None)
     if layout.world_size > devices:
         raise ConfigError(
             f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data} = {layout.world_size} "
             f"processes for {devices} devices: make the product at most {devices}"
         )
-    return layout
+    return layout, builder
 
 
 def _announcement(config: Config, layout: Layout) -> str:

@@ -42,9 +42,9 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
 
 def _train(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
-    layout = check_settings(config, int(os.environ["WORLD_SIZE"]))
+    layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    data = open_data(config, first=first, workers=config.data.workers)
+    data = open_data(config, builder, first=first, workers=config.data.workers)
     if first:
         start_workers(data.stream(config), config.data.workers)
     import torch.distributed as dist

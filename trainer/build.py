@@ -20,7 +20,7 @@ from trainer.checkpoint.store import resume_folder
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
-from trainer.data.open import Data, open_data
+from trainer.data.open import Data, open_builder, open_data
 from trainer.loop import Run
 from trainer.loss import TargetLoss
 from trainer.metrics import Tracker, check_log
@@ -61,7 +61,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     """
     torch.manual_seed(config.run.seed)
     grid = start_grid(layout)
-    data = data or open_data(config, first=grid.is_main, workers=0)
+    data = data or open_data(config, open_builder(config), first=grid.is_main, workers=0)
     builder = data.builder
     shape = grown_shape(config, builder)
     stream = data.stream(config)

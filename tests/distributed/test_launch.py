@@ -47,9 +47,9 @@ wandb: {{mode: disabled}}
 """
 KEYS = [
     *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
-    *("step_seconds", "tokens_per_second", "mfu"),
+    *("step_seconds", "tokens_per_second", "data_wait_seconds", "data_hash", "mfu"),
 ]
-MEASURED = ("step_seconds", "tokens_per_second")
+MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds")
 
 
 @dataclass

@@ -91,15 +91,14 @@ class Data:
         )
 
 
-def open_data(config: Config, *, first: bool, workers: int) -> Data:
-    """Sources, tokenizer and what is kept of them, for training.
+def open_data(config: Config, builder: SampleBuilder, *, first: bool, workers: int) -> Data:
+    """Sources and what is kept of their samples, for training.
 
     first:   this is the first rank of its host, which keeps samples and tells workers how far it is; the others read
     workers: that will work ahead on this host
     Raises ConfigError or DataError.
     """
     cache = cache_folder(config)
-    builder = open_builder(config)
     sources = open_sources(config, cache)
     try:
         stores = [
