@@ -50,7 +50,7 @@ def local_files(path: str, root: str = "") -> DataFiles:
     if place.is_dir():
         return _folder_files(place)
     matches = (Path(root, match) for match in glob(path, root_dir=root or None, recursive=True))
-    return DataFiles(tuple(sorted(str(match) for match in matches if match.is_file())))
+    return DataFiles(tuple(sorted({str(match) for match in matches if match.is_file()})))
 
 
 def hub_data_set(path: str) -> HubDataSet | None:

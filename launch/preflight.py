@@ -17,6 +17,7 @@ from tokenization.errors import DataError
 from trainer.data.bad_rows import bad_row, counted, told
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
+from trainer.data.stream import RowStream
 
 FIRST_ROWS = 1000
 """Rows of each source read before ranks start: some tenths of a second."""
@@ -51,27 +52,34 @@ def check_output(config: Config) -> None:
         ) from error
 
 
-def check_sources(config: Config, builder: SampleBuilder) -> None:
+def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
     """Every source opens, has rows, and its first FIRST_ROWS in file order become samples, kept for training.
 
-    Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before. Where bad
-    rows are skipped, tells how many there are. Raises DataError.
+    Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before. A source
+    without a share is only opened. Where bad rows are skipped, tells how many there are. Returns the stream at its
+    beginning. Raises DataError, for too many bad rows too.
     """
     data = open_data(config, builder, first=True, workers=0)
-    samples = data.stream(config).samples
+    stream = data.stream(config)
+    all_bad = 0
     for i, source in enumerate(data.sources):
         reasons: dict[str, int] = {}
-        first = min(len(source), FIRST_ROWS)
+        first = min(len(source), FIRST_ROWS) if stream.shares[i] else 0
         for row in range(first):
             try:
-                samples.of_row(i, row)
+                stream.samples.of_row(i, row)
             except DataError as error:
                 if config.data.on_error == "strict" or error.where is None:
                     raise
                 reasons = counted(reasons, bad_row(source.name, error).reason)
-        if reasons:
-            bad = sum(reasons.values())
-            print(
-                f"source {source.name!r}: {bad} of the first {first} rows are bad and left out: {told(reasons)}",
-                file=sys.stderr,
-            )
+        bad = sum(reasons.values())
+        all_bad += bad
+        if bad:
+            said = f"source {source.name!r}: {bad} of the first {first} rows are bad: {told(reasons)}"
+            if all_bad > config.data.max_bad_rows:
+                limit = f"data.max_bad_rows={config.data.max_bad_rows}"
+                raise DataError(
+                    f"{said}; more than {limit} in all: mend the data (agenttune lint names all), or raise it"
+                )
+            print(f"{said}; they will be left out", file=sys.stderr)
+    return stream

@@ -39,10 +39,10 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     config = load_config(path, overrides)
     layout, builder = local_layout(config, accelerators())
     check_output(config)
-    check_sources(config, builder)
+    stream = check_sources(config, builder)
     folder = resume_folder(config)
     if folder:
-        read_progress(folder, config, layout)
+        stream.check_cursor(read_progress(folder, config, layout).cursor)
     print(_announcement(config, layout), file=sys.stderr)
     # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
     # alone, and is handed on as it should be.

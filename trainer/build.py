@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
 from trainer.step import StepParts
 
+_SIGN_OF_LIFE = 60
+"""Seconds after which waiting ranks are told to wait on: a collective that takes half an hour is given up."""
+
 
 def count_steps(config: Config, data: Data, grid: Grid) -> int:
     """Optimizer steps of the run; a collective.
@@ -42,10 +46,26 @@ def count_steps(config: Config, data: Data, grid: Grid) -> int:
     if config.train.steps is not None:
         return config.train.steps
     assert config.train.epochs is not None  # check_config saw to one of the two
-    rows = rows_of_epochs(config, data, config.train.epochs) if grid.is_main else 0
-    counted = torch.tensor(rows, device=grid.device)
-    dist.broadcast(counted, 0)
-    return -(-int(counted) // config.batch.rows)  # the stream goes on where the last batch asks for more
+
+    def shared(rows: int) -> int:
+        told = torch.tensor(rows, device=grid.device)
+        dist.broadcast(told, 0)
+        return int(told)
+
+    if grid.is_main:
+        spoken = time.monotonic()
+
+        def still_counting() -> None:
+            nonlocal spoken
+            if time.monotonic() - spoken > _SIGN_OF_LIFE:
+                shared(-1)
+                spoken = time.monotonic()
+
+        rows = shared(rows_of_epochs(config, data, config.train.epochs, still_counting))
+    else:
+        while (rows := shared(0)) < 0:
+            pass
+    return -(-rows // config.batch.rows)  # the stream goes on where the last batch asks for more
 
 
 def grown_shape(config: Config, builder: SampleBuilder) -> ModelShape:

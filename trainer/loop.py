@@ -12,6 +12,7 @@ from configs.errors import REQUEUE
 from configs.load import save_config
 from tokenization.builder import SampleBuilder
 from tokenization.bundle import write_bundle
+from tokenization.errors import DataError
 from trainer.checkpoint.hf_export import write_weights
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import FOLDER, Progress, model_digest
@@ -57,7 +58,12 @@ def train(run: Run) -> int:
     with closing(Prefetch(run.stream, run.parts.config.batch.rows)) as batches:
         for step in range(run.done + 1, run.parts.steps + 1):
             begun = time.perf_counter()
-            batch, data, bad_rows = next(batches)
+            try:
+                batch, data, bad_rows = next(batches)
+            except DataError:
+                if run.quarantine and batches.bad_rows:
+                    run.quarantine.add(batches.bad_rows)
+                raise
             report, stopping = train_step(run.parts, batch, step, stop.wished, begun, data.hash)
             if run.tracker:
                 run.tracker.record(report)

@@ -168,9 +168,13 @@ def _finite(value: Any) -> Any:
 def _keep_lines(file: Path, done: int) -> None:
     if not file.is_file():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= done]
-    file.write_text("".join(kept), encoding="utf-8")
+    kept = [line for line in _lines(file) if json.loads(line)["step"] <= done]
+    file.write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def _lines(file: Path) -> list[bytes]:
+    """The lines that were written to their end; other line ends than ours may stand in texts."""
+    return file.read_bytes().split(b"\n")[:-1]
 
 
 def check_log(folder: Path, step: int, data_hash: str) -> None:
@@ -179,8 +183,7 @@ def check_log(folder: Path, step: int, data_hash: str) -> None:
     file = folder / "metrics.jsonl"
     if not file.is_file():
         return
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        values = json.loads(line) if line.endswith("\n") else {}
+    for values in map(json.loads, _lines(file)):
         if values.get("step") == step and values.get("data_hash", data_hash) != data_hash:
             raise ConfigError(
                 f"{file}: step {step} has data hash {values['data_hash']}, but its checkpoint has {data_hash}: they "

@@ -102,6 +102,9 @@ class Folder:
                     found += [process] if "RANK" in environment or not ranks_only else []
             except psutil.Error:
                 continue
+        if ranks_only:  # not what they forked: it has their environment
+            ranks = {process.pid for process in found}
+            found = [process for process in found if process.ppid() not in ranks]
         return found
 
 

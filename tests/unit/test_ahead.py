@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from streams import FakeBuilder, Row, same, stream_of
 
+import trainer.data.samples
 from tokenization.length import Fitted
 from trainer.data import ahead
-from trainer.data.ahead import start_workers, step_ahead
+from trainer.data.ahead import Ahead, start_workers
 from trainer.data.position import Position
 from trainer.data.rows import PackedRow
 from trainer.data.stream import RowStream
@@ -78,8 +79,8 @@ def test_each_draw_is_made_once_the_soonest_first_and_no_more_than_may_be(
     stream = _stream(tmp_path, 3)
     samples, shares = stream.samples, [Fraction(1, 5), Fraction(4, 5)]
     monkeypatch.setattr(samples, "row_of", lambda i, k: made.append((i, k)) or k)
-    mine = [[worker, worker] for worker in range(3)]
-    while sum(step_ahead(samples, shares, each, 3) for each in mine):
+    workers = [Ahead(samples, shares, worker, 3) for worker in range(3)]
+    while sum(worker.step() for worker in workers):
         pass
     # 50 draws of the mixture are ten and forty of the sources.
     assert sorted(made) == [(0, k) for k in range(10)] + [(1, k) for k in range(40)]
@@ -87,17 +88,52 @@ def test_each_draw_is_made_once_the_soonest_first_and_no_more_than_may_be(
     assert all(later >= earlier - 3 / min(map(float, shares)) for earlier, later in pairwise(dues))
     samples.tell(1, 100)
     made.clear()
-    while sum(step_ahead(samples, shares, each, 3) for each in mine):
+    while sum(worker.step() for worker in workers):
         pass
     assert sorted(made) == [(1, k) for k in range(100, 140)]
+    # A stream that begins again, as when epochs are counted before a resumed run: what it passed over is made too.
+    samples.tell(1, 0)
+    made.clear()
+    while sum(worker.step() for worker in workers):
+        pass
+    assert sorted(made) == [(1, k) for k in range(40)]
+
+
+def test_a_stream_that_begins_again_is_not_kept_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Restored far on, then counted from the start with a store that knows nothing of it."""
+    monkeypatch.setattr(ahead, "AHEAD", 100)
+    stream = _stream(tmp_path, 1, Slow(0.0005))
+    for i in range(2):
+        stream.samples.tell(i, 150)
+    workers = start_workers(stream, 1)
+    try:
+        assert _wait(lambda: stream.samples.stores[0].has(stream.samples.row_of(0, 190)))
+        for i in range(2):
+            stream.samples.tell(i, 0)
+        begun = time.monotonic()
+        assert all(same(next(stream), row) for row in _reference(30))
+        assert time.monotonic() - begun < 8  # one wait that is given up takes 10 s
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def test_a_worker_at_something_else_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainer.data.samples, "_PATIENCE", 0.2)
+    stream = _stream(tmp_path, 1)
+    assert stream.samples.position
+    monkeypatch.setattr(stream.samples.position, "attended", lambda: True)
+    begun = time.monotonic()
+    assert all(same(next(stream), row) for row in _reference(30))
+    assert 0.2 < time.monotonic() - begun < 2
 
 
 def test_a_source_without_a_share_is_left_alone(tmp_path: Path):
     stream = _stream(tmp_path, 1)
-    mine = [0, 0]
-    while step_ahead(stream.samples, [Fraction(0), Fraction(1)], mine, 1):
+    worker = Ahead(stream.samples, [Fraction(0), Fraction(1)], 0, 1)
+    while worker.step():
         pass
-    assert mine[0] == 0
     assert not any(stream.samples.stores[0].has(row) for row in range(300))
 
 

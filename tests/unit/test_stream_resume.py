@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from streams import Row, same, stream_of
 
-from trainer.data.ahead import step_ahead
+from trainer.data.ahead import Ahead
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.position import Position
 from trainer.data.rows import IGNORED
@@ -84,10 +84,10 @@ def test_any_stop_any_layout_the_same_sequence(variant: dict[str, str], tmp_path
         position = Position(place / "position", len(DATA), workers, writes=True) if workers else None
         stream = _stream(variant, stores=place, position=position)
         stream.restore(json.loads(cursors[stop]))
-        mine = [list(range(worker, worker + len(DATA))) for worker in range(workers)]
+        ahead = [Ahead(stream.samples, stream.shares, worker, workers) for worker in range(workers)]
         for step in range(stop, min(stop + 3, STEPS)):
             for worker in random.integers(0, max(workers, 1), 40) if workers else ():
-                step_ahead(stream.samples, stream.shares, mine[worker], workers)
+                ahead[worker].step()
             batch = next(global_batches(stream, ROWS))
             assert _sequence(batch, data, micro_rows) == expected[step], (
                 f"trial {trial}: step {step} after {stop}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ _ESCAPE = "\ufdd0"  # a noncharacter: no text needs it, and where one has it, it
 _PLACEHOLDERS = 0x100000  # the first character of the last private plane
 _KINDS = {"system": SpanKind.SYSTEM, "user": SpanKind.USER, "observation": SpanKind.OBSERVATION}
 
+_DAY = datetime(2024, 7, 26)
+"""What a template takes for today that writes the date: samples must not change from one day to the next. It is the day
+that Llama 3's own template writes where none is given."""
 _Stretch = tuple[int, int, SpanKind, bool]
 """Characters of the rendered text, from and to (exclusive): what they are, and whether they are targets."""
 
@@ -124,6 +128,7 @@ class _FolderTemplate:
                 tools=chat_tools(conversation.tools),
                 tokenize=False,
                 add_generation_prompt=generate,
+                strftime_now=_DAY.strftime,
             )
         except Exception as error:  # whatever a template raises
             reason = " ".join(str(error).split())[:200]

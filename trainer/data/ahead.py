@@ -43,34 +43,47 @@ def start_workers(stream: RowStream, count: int) -> Sequence[BaseProcess]:
 def _work(stream: RowStream, worker: int, workers: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the ranks are told; SIGTERM is how they end us
-    samples, shares = stream.samples, stream.shares
-    mine = [worker] * len(shares)
-    while os.getppid() == parent and all(store.writes for store in samples.stores):
-        assert samples.position is not None
-        samples.position.beat(worker)
-        if not step_ahead(samples, shares, mine, workers):
+    ahead = Ahead(stream.samples, stream.shares, worker, workers)
+    position = stream.samples.position
+    while os.getppid() == parent and all(store.writes for store in stream.samples.stores):
+        if position:
+            position.beat(worker)
+        if not ahead.step():
             time.sleep(_IDLE)
 
 
-def step_ahead(samples: Samples, shares: Sequence[Fraction], mine: list[int], workers: int) -> bool:
-    """Make the next sample of this worker's, `mine[i]` being its next draw of source i; False where none is due."""
-    position = samples.position
-    assert position is not None
-    chosen, soonest = -1, float(AHEAD)
-    for i, share in enumerate(shares):
-        if not share:
-            continue
-        behind = position.told(i) - mine[i]
-        if behind > 0:
-            mine[i] += -(-behind // workers) * workers
-        due = (mine[i] - position.told(i)) / float(share)
-        if due < soonest:
-            chosen, soonest = i, due
-    if chosen < 0:
-        return False
-    row = samples.row_of(chosen, mine[chosen])
-    if not samples.stores[chosen].has(row):
-        with contextlib.suppress(DataError):  # the rank that draws it meets it too, and says so
-            samples.of_row(chosen, row)
-    mine[chosen] += workers
-    return True
+class Ahead:
+    """One worker's way ahead of the stream: of each source every `workers`-th draw, from its `worker`-th."""
+
+    def __init__(self, samples: Samples, shares: Sequence[Fraction], worker: int, workers: int) -> None:
+        self._samples = samples
+        self._shares = shares
+        self._workers = workers
+        self._next = [worker] * len(shares)
+        self._told = [0] * len(shares)
+
+    def step(self) -> bool:
+        """Make the sample that is due soonest; False where none is due."""
+        position = self._samples.position
+        assert position is not None
+        chosen, soonest = -1, float(AHEAD)
+        for i, share in enumerate(self._shares):
+            if not share:
+                continue
+            told = position.told(i)
+            # The stream has gone past this worker, or begins again: counting epochs draws from the start, and then
+            # training goes on from a checkpoint. What is kept already costs microseconds to pass over.
+            if told > self._next[i] or told < self._told[i]:
+                self._next[i] -= (self._next[i] - told) // self._workers * self._workers
+            self._told[i] = told
+            due = (self._next[i] - told) / float(share)
+            if due < soonest:
+                chosen, soonest = i, due
+        if chosen < 0:
+            return False
+        row = self._samples.row_of(chosen, self._next[chosen])
+        if not self._samples.stores[chosen].has(row):
+            with contextlib.suppress(DataError):  # the rank that draws it meets it too, and says so
+                self._samples.of_row(chosen, row)
+        self._next[chosen] += self._workers
+        return True

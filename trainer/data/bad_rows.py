@@ -66,8 +66,8 @@ class Quarantine:
         """`known` rows are behind a resumed run; later lines of an earlier attempt are dropped."""
         self.path = folder / QUARANTINE
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            self.path.write_text("".join(lines[:known]), encoding="utf-8")
+            lines = self.path.read_bytes().split(b"\n")  # other line ends may stand in texts
+            self.path.write_bytes(b"".join(line + b"\n" for line in lines[:known] if line))
 
     def add(self, rows: Sequence[BadRow]) -> str:
         """Append rows; returns a line for the log."""

@@ -15,9 +15,12 @@ from trainer.data.open import Data, cache_folder
 from trainer.data.stream import RowStream
 
 
-def rows_of_epochs(config: Config, data: Data, epochs: float) -> int:
+def rows_of_epochs(config: Config, data: Data, epochs: float, working: Callable[[], None]) -> int:
     """Rows of a run that shows every source with a share at least `epochs` times; the number is kept for later
-    starts."""
+    starts.
+
+    `working` is called now and then.
+    """
     stream = data.stream(config)
     key = json.dumps([stream.identity, data.builder.fingerprint, config.data.on_error, epochs])
     file = cache_folder(config) / "epochs" / f"{blake2b(key.encode(), digest_size=12).hexdigest()}.json"
@@ -34,6 +37,7 @@ def rows_of_epochs(config: Config, data: Data, epochs: float) -> int:
 
         def show(part: float) -> None:
             bar.update(part - bar.n)
+            working()
 
         rows = count_rows(stream, epochs, show)
     _write(file, rows)

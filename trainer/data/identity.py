@@ -39,10 +39,15 @@ def identity(
 def check_same(then: Mapping[str, Any], now: Mapping[str, Any], sources: Sequence[Source]) -> None:
     """Raises ConfigError where a setting differs, DataError naming the file where data does."""
     for key, value in now.items():
-        before = then.get(key, "unknown")
+        if key not in then:
+            raise ConfigError(
+                f"the checkpoint's data stream does not say {key}: an older version wrote it; start from its weights "
+                "with model.path and checkpoint.resume=never"
+            )
+        before = then[key]
         if value == before:
             continue
-        if key != FILES or before == "unknown":
+        if key != FILES:
             raise ConfigError(
                 f"{key} is {value} but the checkpoint's data stream was made with {before}; "
                 f"set it back, {_START_AFRESH}"

@@ -37,7 +37,7 @@ class Indexer:
         self._open: dict[str, BinaryIO] = {}
         self._rows = 0
         self._digest = ""
-        self._checksum = 0
+        self._checksum = self._made_checksum = 0
 
     def pieces(self) -> Iterator[memoryview]:
         """The file from its beginning, hashed by the way; a piece is good until the next is asked for."""
@@ -70,6 +70,7 @@ class Indexer:
 
     def make(self, rows: bytes) -> None:
         """More of a file that is to be read in place of the one scanned; the places are those in it."""
+        self._made_checksum = zlib.crc32(rows, self._made_checksum)
         self._write("rows", rows)
 
     def finish(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class Indexer:
             "places_checksum": self._checksum,
             "made": self._names["rows"] if "rows" in sizes else None,
             "made_size": sizes.get("rows"),
+            "made_checksum": self._made_checksum,
         }
 
     def _write(self, kind: str, content: bytes) -> None:

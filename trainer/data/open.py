@@ -6,6 +6,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -118,4 +119,13 @@ def _made_from(config: Config, builder: SampleBuilder, source: Source) -> list[o
     """What a source's samples are a function of."""
     files = [(stamp.rows, stamp.digest) for stamp in source.files]
     data = config.data
-    return [builder.fingerprint, source.format, files, data.sequence_length, data.too_long]
+    readers = [Path(__file__).with_name(name).read_text() for name in ("json_values.py", "parquet_files.py")]
+    return [
+        builder.fingerprint,
+        readers,
+        version("pyarrow"),
+        source.format,
+        files,
+        data.sequence_length,
+        data.too_long,
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import FileIO
 from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,13 +44,16 @@ class ParquetFile:
         """Row `i` (0-based) as JSON, and where it stands."""
         data, number = self._index.read(i)
         where = Where(self._path, None, number)
-        return parse(data, where), where
+        row = parse(data, where)
+        if isinstance(row, str):
+            raise DataError(row, where)
+        return row, where
 
     def _scan(self, indexer: Indexer) -> None:
         for _ in indexer.pieces():  # for the digest
             pass
         at, number = 0, 1
-        for rows in _batches(self._path):
+        for rows in _batches(self._path, indexer.file):
             ends = at + np.cumsum([len(row) for row in rows])
             begins = np.concatenate(([at], ends[:-1]))
             indexer.make(b"".join(rows))
@@ -58,28 +62,23 @@ class ParquetFile:
             at, number = int(ends[-1]), number + len(rows)
 
 
-def _batches(path: str) -> Iterator[list[bytes]]:
+def _batches(path: str, table: FileIO) -> Iterator[list[bytes]]:
     """The rows as lines of JSON, some at a time: of the table only a part of one row group is held."""
     # Takes half a second to import, and few runs need it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 1
     try:
-        with pq.ParquetFile(path) as file, _bar(file.metadata.num_rows, path) as bar:
+        with pq.ParquetFile(table) as file, _bar(file.metadata.num_rows, path) as bar:
             names = file.schema_arrow.names
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise DataError(f"{path}: two columns are named {twice[:40]!r}; rename one")
             readers = [_reader(field.type) for field in file.schema_arrow]
             for batch in file.iter_batches(_ROWS):
                 columns = [column.to_pylist() for column in batch.columns]
-                rows = [
-                    _line(path, number + k, names, readers, values)
-                    for k, values in enumerate(zip(*columns, strict=True))
-                ]
+                rows = [_line(names, readers, values) for values in zip(*columns, strict=True)]
                 if rows:
                     yield rows
-                number += len(rows)
                 bar.update(len(rows))
     except DataError:
         raise
@@ -88,14 +87,15 @@ def _batches(path: str) -> Iterator[list[bytes]]:
         raise DataError(f"{path}: no Parquet that can be read ({reason}); fetch or write it anew") from None
 
 
-def _line(path: str, number: int, names: list[str], readers: list[_Reader], values: tuple[Any, ...]) -> bytes:
+def _line(names: list[str], readers: list[_Reader], values: tuple[Any, ...]) -> bytes:
     row: dict[str, object] = {}
     for name, reader, value in zip(names, readers, values, strict=True):
         try:
             if value is not None:
                 row[name] = reader(value)
         except DataError as error:
-            raise DataError(f"column {name!r}: {error}", Where(path, None, number)) from None
+            # A row's fault is the row's: a string, which no row is, stands for it.
+            return json.dumps(f"column {name!r}: {error}", ensure_ascii=False).encode() + b"\n"
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 

@@ -28,16 +28,19 @@ class Prefetch(Iterator[Fetched]):
     """
 
     def __init__(self, stream: RowStream, rows: int) -> None:
-        self._made: queue.Queue[Fetched | Exception] = queue.Queue(maxsize=1)
+        self._made: queue.Queue[Fetched | tuple[Exception, tuple[BadRow, ...]]] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
+        self.bad_rows: tuple[BadRow, ...] = ()
+        """Left out on the way to a batch that could not be made."""
         self._thread = threading.Thread(target=self._make, args=(stream, rows), daemon=True)
         self._thread.start()
 
     def __next__(self) -> Fetched:
         made = self._made.get()
-        if isinstance(made, Exception):
-            raise made
-        return made
+        if isinstance(made, Fetched):
+            return made
+        error, self.bad_rows = made
+        raise error
 
     def close(self) -> None:
         """End the thread, at the latest after the batch it is at."""
@@ -54,6 +57,6 @@ class Prefetch(Iterator[Fetched]):
             try:
                 made = Fetched(next(batches), stream.state(), stream.take_bad_rows())
             except Exception as error:
-                self._made.put(error)
+                self._made.put((error, stream.take_bad_rows()))
                 return
             self._made.put(made)

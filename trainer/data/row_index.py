@@ -29,7 +29,7 @@ from typing import Any
 from tokenization.errors import DataError
 from trainer.data.indexer import PIECE, Indexer
 
-VERSION = 1
+VERSION = 2
 """Of what an entry holds; another is not read."""
 _KEY_DIGITS = 32
 _PLACE = struct.Struct("<3q")
@@ -51,12 +51,17 @@ class _State:
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
 
     @classmethod
     def of(cls, file: FileIO) -> _State:
         found = os.fstat(file.fileno())
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+    def same_content(self, other: _State) -> bool:
+        """A new name or new rights change the time of the file's entry, but not what is in it."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
 class RowIndex:
@@ -73,6 +78,8 @@ class RowIndex:
             raise ValueError(f"{record['places']}: places beyond the file")
         if _checksum(self._places) != record["places_checksum"]:
             raise ValueError(f"{record['places']}: damaged")
+        if record["made"] and _checksum(self._file) != record["made_checksum"]:
+            raise ValueError(f"{record['made']}: damaged")
 
     def __len__(self) -> int:
         return self.stamp.rows
@@ -84,7 +91,7 @@ class RowIndex:
         """
         start, stop, line = self._place(i)
         data = os.pread(self._file.fileno(), stop - start, start)
-        if len(data) != stop - start or _State.of(self._file) != self._state:
+        if len(data) != stop - start or not self._state.same_content(_State.of(self._file)):
             raise DataError(
                 f"{self.stamp.path}: changed while it is in use; start again, and leave data alone during a run"
             )

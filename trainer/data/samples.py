@@ -55,6 +55,7 @@ class Samples:
         self.position = position
         self._builder = builder
         self._config = config
+        self._waits = True
         self._orders = [SourceOrder(seed, source.name, len(source)) for source in sources]
 
     def draw(self, i: int, k: int, *, wait: bool = False) -> Fitted:
@@ -63,9 +64,12 @@ class Samples:
         Raises DataError, with a place where the fault is the row's.
         """
         row = self.row_of(i, k)
-        if self.stores and wait and self.position and not self.stores[i].has(row):
+        if self.stores and wait and self._waits and self.position and not self.stores[i].has(row):
             given_up = time.monotonic() + _PATIENCE
-            while not self.stores[i].has(row) and time.monotonic() < given_up and self.position.attended():
+            while not self.stores[i].has(row) and self.position.attended():
+                if time.monotonic() > given_up:
+                    self._waits = False  # whatever they are at, it is not this
+                    break
                 time.sleep(_POLL)
         return self.of_row(i, row)
 

@@ -65,7 +65,7 @@ def open_source(config: SourceConfig, cache: Path | None = None) -> Source:
     DataError where no file matches, a file is empty or unreadable, an array is no JSON, a data set cannot be fetched.
     """
     paths = _paths(config)
-    _allow_open(2 * len(paths))
+    _allow_open()
     try:
         files = [_open(path, cache) for path in paths]
     except OSError as error:
@@ -108,8 +108,8 @@ def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
     )
 
 
-def _allow_open(files: int) -> None:
-    """Each file of data keeps two descriptors; what a process may have open is often set low, and it may raise it."""
+def _allow_open() -> None:
+    """Each file of data keeps descriptors. How many a process may have is often set low, and may be raised by itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and files > soft // 8:
+    if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

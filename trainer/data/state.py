@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -93,6 +94,7 @@ class State:
         """`samples_of(source, k)` are the samples that a draw gives. Raises DataError where those that wait are not
         what they were."""
         waiting: list[Waiting] = []
+        samples_of = lru_cache(8)(samples_of)  # the parts of a long one stand together
         for source, k, part in values["waiting"]:
             samples = samples_of(source, k)
             if part < len(samples):

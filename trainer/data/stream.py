@@ -156,13 +156,17 @@ class RowStream(Iterator[PackedRow]):
         """Where the stream stands, or stood, as JSON of a few kilobytes."""
         return {"identity": self.identity, **(state or self._state).to_json()}
 
+    def check_cursor(self, cursor: Mapping[str, Any]) -> None:
+        """Raises ConfigError or DataError where settings or files are not those that `cursor` was taken with."""
+        check_same(cursor["identity"], self.identity, self._sources)
+
     def restore(self, cursor: Mapping[str, Any]) -> None:
         """Goes on where `cursor` was taken.
 
         Raises ConfigError where a setting that the rows follow from is not that of the cursor, DataError where a file
         or the tokens of a waiting sample are not.
         """
-        check_same(cursor["identity"], self.identity, self._sources)
+        self.check_cursor(cursor)
         self._state = State.from_json(cursor, lambda i, k: self.samples.draw(i, k).samples)
         self._told = []
         for i, draws in enumerate(self._state.draws):
