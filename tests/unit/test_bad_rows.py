@@ -17,6 +17,7 @@ from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
 from trainer.data.bad_rows import OTHER, BadRow, Quarantine, bad_row, counted, reason, told
+from trainer.data.prefetch import Prefetch
 from trainer.data.sources import open_source
 from trainer.data.stream import RowStream
 
@@ -184,3 +185,18 @@ def test_of_hostile_lines_exactly_the_bad_ones_are_left_out(tmp_path: Path):
     (report,) = stream.report()
     assert sum(report.bad.values()) == len(expected)
     assert report.drawn >= len(source)
+
+
+def test_the_row_that_was_one_too_many_is_told_too():
+    """Prefetch hands over what was left out on the way to the batch that could not be made."""
+    prefetch = Prefetch(stream_of(DATA, on_error="skip", max_bad_rows=3), 4)
+    found: list[BadRow] = []
+    error = None
+    try:
+        for fetched in prefetch:
+            found += fetched.bad_rows
+    except DataError as raised:
+        error = raised
+    assert str(error).startswith("4 bad rows")
+    assert len([*found, *prefetch.bad_rows]) == 4
+    prefetch.close()

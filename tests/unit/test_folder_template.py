@@ -348,6 +348,19 @@ def test_a_template_that_begins_with_text(start: str, tmp_path: Path) -> None:
     assert one.sample(conversation).tokens.tolist()[: len(one.encoder.ids(before))] == one.encoder.ids(before)
 
 
+def test_a_template_that_writes_the_date_writes_the_same_every_day(tmp_path: Path) -> None:
+    """Samples that changed from one day to the next could neither be kept nor resumed."""
+    day = (
+        "{%- if date_string is not defined -%}{%- set date_string = strftime_now('%d %b %Y') -%}{%- endif -%}"
+    )
+    day += "{{- '<|im_start|>system\\n' ~ date_string ~ '<|im_end|>' -}}"
+    one = opened(folder(tmp_path / "m", day + CHATML_CHAT, ADDED["chatml"][1]))
+    sample = one.sample(Conversation("t", (Message("user", "hi"), Message("assistant", "ok"))))
+    assert "26 Jul 2024" in one.encoder.decode(sample.tokens)
+    with pytest.raises(ValueError, match=r"writes today's date \(strftime_now\)"):
+        opened(folder(tmp_path / "n", "{{- strftime_now('%d') -}}" + CHATML_CHAT, ADDED["chatml"][1]))
+
+
 # Control strings in data.
 
 

@@ -202,8 +202,22 @@ def test_rows_are_written_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert again.stamp == first.stamp
     (rows,) = (cache / "indexes").glob("*.rows")
     assert [json.loads(line) for line in rows.read_text().splitlines()] == expected
-    rows.write_bytes(rows.read_bytes()[:-5])
-    assert values(ParquetFile(str(path), cache)) == expected
+    whole = rows.read_bytes()
+    for damaged in (whole[:-5], whole.replace(b"17", b"18", 1)):
+        (rows,) = (cache / "indexes").glob("*.rows")
+        rows.write_bytes(damaged)
+        assert values(ParquetFile(str(path), cache)) == expected
+
+
+def test_a_row_that_is_no_json_leaves_the_others(tmp_path: Path):
+    path = written(tmp_path / "rows.parquet", [{"n": 1.0}, {"n": float("nan")}, {"n": 3.0}])
+    file = ParquetFile(str(path))
+    assert [file.row(i)[0] for i in (0, 2)] == [{"n": 1.0}, {"n": 3.0}]
+    with pytest.raises(
+        DataError, match=r"rows\.parquet \(row 2\): column 'n': nan is not part of JSON"
+    ) as caught:
+        file.row(1)
+    assert caught.value.where == Where(str(path), None, 2)
 
 
 def test_it_is_known_by_its_first_bytes_and_a_row_by_its_number(tmp_path: Path):

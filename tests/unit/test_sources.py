@@ -155,6 +155,12 @@ def test_a_glob_is_read_in_order_of_names_and_files_may_differ_in_kind(tmp_path:
             source.row(beyond)
 
 
+def test_a_glob_that_finds_a_file_twice_takes_it_once(tmp_path: Path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/rows.jsonl").write_text("1\n2")
+    assert values(opened(tmp_path / "**/**/*.jsonl")) == [1, 2]
+
+
 def test_a_file_may_have_glob_characters_in_its_name(tmp_path: Path):
     path = tmp_path / "part[1].jsonl"
     path.write_text("1")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ _ESCAPE = "\ufdd0"  # a noncharacter: no text needs it, and where one has it, it
 _PLACEHOLDERS = 0x100000  # the first character of the last private plane
 _KINDS = {"system": SpanKind.SYSTEM, "user": SpanKind.USER, "observation": SpanKind.OBSERVATION}
 
-_DAY = datetime(2024, 7, 26)
-"""What a template takes for today that writes the date: samples must not change from one day to the next. It is the day
-that Llama 3's own template writes where none is given."""
+_DAY = "26 Jul 2024"
+"""What a template takes for today that writes the date, as Llama 3's do: samples must not change from one day to the
+next. It is the day that they write themselves where there is no clock."""
 _Stretch = tuple[int, int, SpanKind, bool]
 """Characters of the rendered text, from and to (exclusive): what they are, and whether they are targets."""
 
@@ -54,6 +53,11 @@ def folder_template(path: Path) -> tuple[Template, Encoder]:
             else "no chat template"
         )
         raise ValueError(f"{path} has {count}, one is needed; use data.template=llama2, chatglm3 or chatml")
+    if "strftime_now" in tokenizer.chat_template and "date_string" not in tokenizer.chat_template:
+        raise ValueError(
+            f"{path}: its chat template writes today's date (strftime_now), so samples would change from day to day; "
+            "write a fixed date into a copy of it, or use data.template=llama2, chatglm3 or chatml"
+        )
     control = {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     own = _FolderTemplate(tokenizer, control, prefix_scheme(tokenizer.backend_tokenizer) == "first")
     stop = own.stop()
@@ -128,7 +132,7 @@ class _FolderTemplate:
                 tools=chat_tools(conversation.tools),
                 tokenize=False,
                 add_generation_prompt=generate,
-                strftime_now=_DAY.strftime,
+                date_string=_DAY,
             )
         except Exception as error:  # whatever a template raises
             reason = " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
 """What the rows of a source became, kept in files: for later passes, for restarts, and for a host's other processes.
 
 A store is an index of fixed records, one a row, and data files that only grow, one a writing process. Whoever makes a
-sample appends it to its own file and then enters it in the index. Nobody waits for anybody: a record that is read while
+sample appends it to its own file and then enters it in the index. There are no locks: a record that is read while
 it is written, that two wrote at once, that a crash or a full disk left half there or a fault changed fails its checksum
 and counts as missing, and then the row is tokenised again. So a store can be lost, shared or damaged and never
 changes what is trained on.

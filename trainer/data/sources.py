@@ -109,7 +109,7 @@ def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
 
 
 def _allow_open() -> None:
-    """Each file of data keeps descriptors. How many a process may have is often set low, and may be raised by itself."""
+    """Each file of data keeps descriptors. How many a process may have is often set low; it may raise that itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
