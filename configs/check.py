@@ -108,8 +108,13 @@ def check_files(config: Config) -> None:
             raise ConfigError(
                 f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
             )
-        there = Path(source.path).exists()
-        if not local_files(source.path).files and (there or hub_data_set(source.path) is None):
+        found = local_files(source.path)
+        if found.held_out and not found.files:
+            raise ConfigError(
+                f"{key}.path={source.path}: all {len(found.held_out)} files are test or validation splits by name; "
+                f"name those to train on by a glob, such as {source.path}/*{Path(found.held_out[0]).suffix}"
+            )
+        if not found.files and (Path(source.path).exists() or hub_data_set(source.path) is None):
             raise ConfigError(
                 f"{key}.path={source.path}: 0 files match, at least 1 needed; "
                 "correct the path, which is read from the working directory"

@@ -39,6 +39,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     Path("model/model.safetensors").write_bytes(b"")
     Path("tools_1.jsonl").write_text("")
     Path("empty").mkdir()
+    Path("held").mkdir()
+    Path("held/test.jsonl").write_text("{}")
     return Config(
         model=ModelConfig("model"),
         parallel=ParallelConfig(tensor=2, pipeline=2, sequence=True),
@@ -115,6 +117,10 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"data__sources": [replace(SOURCE, path="absent/*.jsonl")]},
         ["data.sources.0.path=absent/*.jsonl", "0 files", "at least 1", "correct the path"],
+    ),
+    (
+        {"data__sources": [replace(SOURCE, path="held")]},
+        ["data.sources.0.path=held", "1 files are test or validation", "held/*.jsonl"],
     ),
     ({"data__sources": [replace(SOURCE, path="empty")]}, ["data.sources.0.path=empty", "0 files", "correct"]),
     (
@@ -206,8 +212,7 @@ def test_a_source_may_be_a_folder_or_a_data_set_of_the_hub(config: Config) -> No
     for path in ("rows", "rows/train/a[1].jsonl", "owner/name", "hf://datasets/owner/name@v1/data/*.parquet"):
         check_config(with_path(path), SHAPE, 1000, 4)
     Path("owner/name").mkdir(parents=True)
-    Path("rows/train/a[1].jsonl").rename("rows/train/test.jsonl")
-    for path in ("owner/name", "rows", "owner/absent.jsonl", "hf://models/owner/name", "a/b/c"):
+    for path in ("owner/name", "owner/absent.jsonl", "hf://models/owner/name", "a/b/c"):
         assert f"data.sources.0.path={path}: 0 files match, at least 1 needed" in refusal(with_path(path))
 
 
