@@ -79,7 +79,7 @@ def test_every_sample_drawn_is_whole_in_one_row(rows, eta: float, window: int, t
         assert report.drawn == cursor["draws"][i] == in_rows + waiting[i] + left_out
         assert report.drawn == report.counts.kept + report.counts.truncated + left_out
         times = [placed[name, str(k)] for k, (n, t) in enumerate(content) if t and n > 1 and n <= 32]
-        passes = report.epochs
+        passes = report.drawn / len(content)
         assert all(passes - 1 - waiting[i] <= count <= passes + 1 for count in times)
     part = {"agent": Fraction(str(eta)), "general": 1 - Fraction(str(eta))}
     for report in stream.report():
@@ -203,7 +203,7 @@ def test_a_cursor_of_another_stream_is_refused():
         "data.sequence_length": stream_of(rows, length=33),
         "data.pack_window": stream_of(rows, window=7),
         "data.too_long": stream_of(rows, too_long="drop"),
-        "data.sources": stream_of(rows, eta=0.4),
+        "data.sources and the shares by data.eta": stream_of(rows, eta=0.4),
         "data.eta_unit": stream_of(rows, unit="targets"),
     }
     for key, other in changes.items():
@@ -221,7 +221,7 @@ def test_changed_data_is_refused_with_the_files_name():
         DataError, match=r"^folder/memory: changed since the checkpoint was made: 2 rows with digest"
     ):
         stream_of(changed).restore(cursor)
-    with pytest.raises(DataError, match=r"^folder/memory: changed .*: 3 rows with digest \w{32}, then 2"):
+    with pytest.raises(DataError, match=r"^folder/memory: changed .*: 3 rows with digest \w{32} now, 2"):
         stream_of({**rows, "general": [*rows["general"], (9, True)]}).restore(cursor)
 
     def with_files(*files: tuple[str, Sequence[tuple[int, bool]]]) -> RowStream:

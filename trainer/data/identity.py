@@ -29,7 +29,7 @@ def identity(
         "data.control_text": config.control_text,
         "data.system_prompt": config.system_prompt,
         "data.eta_unit": config.eta_unit,
-        "data.sources": [
+        "data.sources and the shares by data.eta": [
             [source.name, source.format, str(share)] for source, share in zip(sources, shares, strict=True)
         ],
         FILES: [[[Path(f.path).name, f.rows, f.digest] for f in source.files] for source in sources],
@@ -67,8 +67,8 @@ def _check_files(source: Source, now: Sequence[Sequence[Any]], then: Sequence[Se
         if now[place] != then[place]:
             (_, rows, digest), (_, old_rows, old_digest) = now[place], then[place]
             raise DataError(
-                f"{stamp.path}: changed since the checkpoint was made: {rows:,} rows with digest {digest}, then "
-                f"{old_rows:,} with {old_digest}; bring back that file, {_START_AFRESH}"
+                f"{stamp.path}: changed since the checkpoint was made: {rows:,} rows with digest {digest} now, "
+                f"{old_rows:,} with {old_digest} at that time; bring back that file, {_START_AFRESH}"
             )
     if len(then) > len(now):
         raise DataError(

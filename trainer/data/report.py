@@ -28,7 +28,7 @@ class SourceReport:
     drawn: int
     """Samples drawn: in rows, waiting for one, or left out."""
     epochs: float
-    """Draws divided by the source's rows."""
+    """Passes over the source's rows: draws that are in rows or were left out, divided by them."""
     targets: int
     """Of the samples drawn."""
     packed: Packed
@@ -46,13 +46,13 @@ _HEADINGS = (
 
 
 def table(reports: Sequence[SourceReport]) -> str:
-    """What was drawn and what is in rows, a line a source, for a log or a terminal."""
+    """A line a source, for a log or a terminal: draws, with those that still await a row, and what is in rows."""
     draws = sum(report.drawn for report in reports) or 1
-    targets = sum(report.targets for report in reports) or 1
+    targets = sum(report.packed.targets for report in reports) or 1
     lines = [
         [
             *(r.name, f"{r.share:.1%}", f"{r.drawn:,}", f"{r.drawn / draws:.2%}", f"{r.epochs:.2f}"),
-            *(f"{r.targets:,}", f"{r.targets / targets:.2%}"),
+            *(f"{r.packed.targets:,}", f"{r.packed.targets / targets:.2%}"),
             *(f"{r.packed.samples:,}", f"{r.packed.tokens:,}", f"{r.fill:.2%}"),
             *(f"{r.counts.truncated:,}", f"{r.counts.dropped_long:,}", f"{r.counts.no_targets:,}"),
             *(f"{sum(r.bad.values()):,}", f"{r.counts.targets_lost:,}"),

@@ -188,12 +188,13 @@ class RowStream(Iterator[PackedRow]):
         """What each source has given so far, or had given."""
         state = state or self._state
         tokens = state.row * self._config.sequence_length
+        waiting = [len({w.k for w in state.waiting if w.source == i}) for i in range(len(self._sources))]
         return [
             SourceReport(
                 name=source.name,
                 share=float(self.shares[i]),
                 drawn=state.draws[i],
-                epochs=state.draws[i] / len(source),
+                epochs=(state.draws[i] - waiting[i]) / len(source),
                 targets=state.targets[i],
                 packed=state.packed[i],
                 fill=state.packed[i].tokens / max(tokens, 1),
