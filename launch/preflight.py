@@ -64,6 +64,7 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
     all_bad = 0
     for i, source in enumerate(data.sources):
         reasons: dict[str, int] = {}
+        example = ""
         first = min(len(source), FIRST_ROWS) if stream.shares[i] else 0
         for row in range(first):
             try:
@@ -72,14 +73,15 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
                 if config.data.on_error == "strict" or error.where is None:
                     raise
                 reasons = counted(reasons, bad_row(source.name, error).reason)
+                example = example or str(error)
         bad = sum(reasons.values())
         all_bad += bad
         if bad:
-            said = f"source {source.name!r}: {bad} of the first {first} rows are bad: {told(reasons)}"
+            said = f"source {source.name!r}: {bad} of the first {first} rows are bad ({told(reasons)}), as {example}"
             if all_bad > config.data.max_bad_rows:
                 limit = f"data.max_bad_rows={config.data.max_bad_rows}"
                 raise DataError(
-                    f"{said}; more than {limit} in all: mend the data (agenttune lint names all), or raise it"
+                    f"{said}. More than {limit} in all: mend the data (agenttune lint names all), or raise it"
                 )
-            print(f"{said}; they will be left out", file=sys.stderr)
+            print(f"{said}. They will be left out", file=sys.stderr)
     return stream

@@ -21,6 +21,7 @@ from configs.schema import Config, DataConfig, TrainConfig
 from launch.arguments import Parser
 from tokenization.builder import SampleBuilder
 from tokenization.encoder import Encoder
+from tokenization.errors import DataError
 from tokenization.length import Fitted
 from tokenization.preview import NAMES, TARGET_COLOURS, row_to_json, to_html, to_json, to_terminal
 from tokenization.sample import TokenizedSample
@@ -127,8 +128,17 @@ class _Keeper(SampleBuilder):
 def _samples(config: Config, builder: SampleBuilder, per_source: int | None) -> Iterator[TokenizedSample]:
     for source in open_sources(config):
         for i in range(min(len(source), per_source or len(source))):
-            row, where = source.row(i)
-            yield builder.build(row, source=source.name, format=source.format, where=where, default_id=str(i))
+            try:
+                row, where = source.row(i)
+                sample = builder.build(
+                    row, source=source.name, format=source.format, where=where, default_id=str(i)
+                )
+            except DataError as error:
+                if config.data.on_error == "strict" or error.where is None:
+                    raise
+                print(f"left out: {error}", file=sys.stderr)
+            else:
+                yield sample
 
 
 def _print_readable(shown: Iterable[Shown], encoder: Encoder, data: DataConfig) -> None:

@@ -56,7 +56,8 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
     if code in PASSED_ON:
         return code
     if forward.too_early or (forward.stopped and code in UNHEARD):
-        return REQUEUE  # stopped before the first step: nothing to save, nothing lost
+        print("agenttune: stopped before the first step, nothing to save; start it again", file=sys.stderr)
+        return REQUEUE
     guilty = "a rank" if ranks.first_ended is None else f"rank {ranks.first_ended}"
     print(f"agenttune: {guilty} failed or was killed first, and ended the training", file=sys.stderr)
     return 1

@@ -133,6 +133,10 @@ def test_the_quarantine_file_holds_each_once_also_after_a_resume(tmp_path: Path)
             "message 3 holds '[INST]', which is the template's own mark; mend it",
             "message … holds …, which is the template's own mark",
         ),
+        (
+            "message 1 is the assistant's, but the user's 'x' is not",
+            "message … is the assistant's, but the user's … is not",
+        ),
         ('keys "a" and "b" are 2', "keys … and … are …"),
     ],
 )

@@ -132,6 +132,18 @@ def test_count_goes_through_all_sources(preview, count: int) -> None:
     assert objects(preview("--format", "json", "--count", str(count))) == expected()[:count]
 
 
+def test_bad_rows_are_left_out_and_told_where_training_does(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = expected()
+    bad = sorted(Path().glob("calls-*.jsonl"))[0]
+    bad.write_text(bad.read_text().rstrip("\n") + '\n{"messages": []}\n')
+    assert main(["preview", "config.yaml", "--format", "json"]) == 3
+    capsys.readouterr()
+    assert main(["preview", "config.yaml", "--format", "json", "data.on_error=skip"]) == 0
+    captured = capsys.readouterr()
+    assert objects(captured.out) == wanted
+    assert captured.err.startswith(f"left out: {bad}:")
+
+
 def test_options_and_overrides_in_any_order(preview) -> None:
     assert preview("--count", "2", "data.template=llama2", "--format", "json", "run.seed=5").count("\n") == 2
 

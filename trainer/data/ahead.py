@@ -1,8 +1,9 @@
 """Processes of a host that tokenise ahead of its ranks, into the store that all of them read.
 
-They are forked from the host's first rank before it has imported torch: so they share its tokenizer's memory, start in
-milliseconds, and take no part in what torch and CUDA do. Each takes every n-th draw of each source. If they die or are
-slow, the ranks tokenise for themselves: the stream is the same.
+They are forked from the host's first rank before it begins with torch (which only a model's own template has imported
+by then): so they share its tokenizer's memory, start in milliseconds, and take no part in what torch and CUDA do.
+Each takes every n-th draw of each source. If they die or are slow, the ranks tokenise for themselves: the stream is
+the same.
 """
 
 from __future__ import annotations

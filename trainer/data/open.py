@@ -107,7 +107,10 @@ def open_data(config: Config, builder: SampleBuilder, *, first: bool, workers: i
             for source in sources
         ]
     except OSError as error:
-        print(f"{cache}: tokenised samples are not kept there ({error.strerror})", file=sys.stderr)
+        print(
+            f"data.cache_dir={cache}: tokenised samples are not kept there ({error.strerror})",
+            file=sys.stderr,
+        )
         return Data(builder, sources, [], None)
     place = blake2b(str(Path(config.run.output_dir).resolve()).encode(), digest_size=8).hexdigest()
     file = cache / "samples" / f"position-{place}-{socket.gethostname()}"

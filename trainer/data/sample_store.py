@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from tokenization.length import Fitted, LengthCounts
 from tokenization.sample import TokenizedSample
 
-_RECORD = struct.Struct(
-    "<IIQII"
-)  # data file (0: missing), bytes, place, checksum of the content and of all before
+_RECORD = struct.Struct("<IIQII")
+"""Data file (0: missing), bytes, place, checksum of the content, and one of all these."""
 _HEAD = struct.Struct("<6I")  # LengthCounts, samples
 _PART = struct.Struct("<2I")  # bytes of a sample's id, tokens
 _WHOLE, _KEPT = [1, 0, 0, 0, 0], LengthCounts(kept=1)

@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
-from configs.data_paths import DataFiles, hub_data_set, local_files
+from configs.data_paths import hub_data_set, local_files
 from configs.schema import SourceConfig
 from tokenization.errors import DataError, Where
 from trainer.data.hub import fetch
@@ -82,7 +82,7 @@ def _open(path: str, cache: Path | None) -> DataFile:
 def _paths(config: SourceConfig) -> tuple[str, ...]:
     """The files of a source. What is here goes before what the Hub has."""
     found = local_files(config.path)
-    data_set = None if found != DataFiles() else hub_data_set(config.path)
+    data_set = None if Path(config.path).exists() or found.files else hub_data_set(config.path)
     if data_set:
         found = fetch(data_set, config.name)
     if found.held_out:
