@@ -102,6 +102,16 @@ def test_the_record_of_another_row_is_no_answer(tmp_path: Path):
     assert SampleStore(tmp_path, "mine").get(1) is None
 
 
+def test_a_store_that_is_gone_holds_no_files(tmp_path: Path):
+    before = len(os.listdir("/proc/self/fd"))
+    for row in range(20):
+        store = SampleStore(tmp_path, "mine")
+        store.put(row, made(3))
+        assert same(store.get(0), made(3))
+        del store
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_bad_row_is_entered_but_gives_nothing(tmp_path: Path):
     store = SampleStore(tmp_path, "mine")
     store.put_bad(2)

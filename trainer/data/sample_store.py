@@ -51,15 +51,21 @@ class SampleStore:
         """`source` is the name its samples get. Raises OSError where the folder cannot be made or written to."""
         self._folder = folder
         self._source = source
-        folder.mkdir(parents=True, exist_ok=True)
-        self._index = os.open(folder / "index", os.O_RDWR | os.O_CREAT, 0o644)
         self._data: dict[int, int] = {}
         """Data file -> its descriptor."""
+        self._index = -1
+        folder.mkdir(parents=True, exist_ok=True)
+        self._index = os.open(folder / "index", os.O_RDWR | os.O_CREAT, 0o644)
         self.writes = writes
         """False too once the disk has refused."""
         self._own = 0
         self._end = 0
         self._pid = 0
+
+    def __del__(self) -> None:
+        for descriptor in (self._index, *self._data.values()):
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def has(self, row: int) -> bool:
         """Whether the row was entered, bad rows included; not whether it can be read."""
