@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -316,3 +317,25 @@ def test_a_broken_array_leaves_no_entry(tmp_path: Path, cache: Path):
         with pytest.raises(DataError, match="Expecting ',' delimiter"):
             JsonFile(str(path), cache)
     assert [file.suffix for file in (cache / "indexes").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("content", ["[1,\n}" + ",\n2" * 20 + "]", "[1,\n2\n", ""])
+def test_a_file_that_is_refused_leaves_no_thread_behind(
+    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, content: str
+):
+    """Not even while somebody holds the error: to end a thread when memory is collected can hang for good."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def counted(thread: threading.Thread):
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    path.write_text(content)
+    for folder in (None, cache):
+        with pytest.raises(DataError) as held:
+            JsonFile(str(path), folder)
+        assert held.value.__traceback__
+        assert not any(thread.is_alive() for thread in started)
+    assert bool(started) == bool(content)

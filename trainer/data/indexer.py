@@ -10,10 +10,11 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from io import FileIO
 from itertools import cycle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from tqdm import tqdm
 
@@ -26,8 +27,12 @@ _LARGE = 256 << 20
 _DIGITS = 32
 
 
-class Indexer:
-    """What a scan of a file is given: the file, and where to put what it finds."""
+class Indexer(AbstractContextManager["Indexer"]):
+    """What a scan of a file is given: the file, and where to put what it finds. To be used in a `with`.
+
+    The thread that hashes ends with that block, not with the iterator: an iterator that a fault leaves behind ends
+    whenever memory is collected, and if that is while Python starts a thread, waiting there for one never returns.
+    """
 
     def __init__(self, file: FileIO, name: str, folder: Path, stem: str) -> None:
         self.file = file
@@ -38,6 +43,14 @@ class Indexer:
         self._rows = 0
         self._digest = ""
         self._checksum = self._made_checksum = 0
+        self._until_exit = ExitStack()
+        self._thread = self._until_exit.enter_context(ThreadPoolExecutor(1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._until_exit.close()
 
     def pieces(self) -> Iterator[memoryview]:
         """The file from its beginning, hashed by the way; a piece is good until the next is asked for."""
@@ -47,17 +60,18 @@ class Indexer:
         hashing: Future[None] | None = None
         # While one buffer is hashed and looked through the other is filled.
         buffers = cycle(bytearray(max(1, min(PIECE, size))) for _ in range(2))
-        with ThreadPoolExecutor(1) as thread, _bar(size, self._name) as bar:
-            for buffer in buffers:
-                count = os.preadv(self.file.fileno(), [buffer], at) if at < size else 0
-                if hashing:
-                    hashing.result()
-                if not count:
-                    break
-                piece = memoryview(buffer)[:count]
-                hashing = thread.submit(digest.update, piece)
-                yield piece
-                at += count
+        bar = self._until_exit.enter_context(_bar(size, self._name))
+        for buffer in buffers:
+            count = os.preadv(self.file.fileno(), [buffer], at) if at < size else 0
+            if hashing:
+                hashing.result()
+            if not count:
+                break
+            piece = memoryview(buffer)[:count]
+            hashing = self._thread.submit(digest.update, piece)
+            yield piece
+            at += count
+            if bar is not None:
                 bar.update(count)
         self._digest = digest.hexdigest()[:_DIGITS]
 
@@ -80,7 +94,6 @@ class Indexer:
             out.flush()
             os.fsync(out.fileno())
             sizes[kind] = out.tell()
-            out.close()
         return {
             "rows": self._rows,
             "digest": self._digest,
@@ -93,11 +106,13 @@ class Indexer:
 
     def _write(self, kind: str, content: bytes) -> None:
         if kind not in self._open:
-            self._open[kind] = open(self._folder / self._names[kind], "wb")  # noqa: SIM115 - closed when finished
+            out = open(self._folder / self._names[kind], "wb")  # noqa: SIM115 - closed with the thread
+            self._open[kind] = self._until_exit.enter_context(out)
         self._open[kind].write(content)
 
 
-def _bar(size: int, name: str) -> tqdm[Any]:
+def _bar(size: int, name: str) -> AbstractContextManager[tqdm[Any] | None]:
     """On a terminal alone: a log gets no bars."""
-    disable = None if size > _LARGE else True
-    return tqdm(total=size, desc=name, unit="B", unit_scale=True, leave=False, disable=disable, delay=1)
+    if size <= _LARGE:
+        return nullcontext()
+    return tqdm(total=size, desc=name, unit="B", unit_scale=True, leave=False, disable=None, delay=1)

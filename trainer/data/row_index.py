@@ -159,9 +159,9 @@ def _entry(path: str, file: FileIO, entry: Path) -> RowIndex | None:
 
 def _scanned(path: str, file: FileIO, folder: Path, stem: str, scan: Scan) -> dict[str, Any]:
     before = _State.of(file)
-    indexer = Indexer(file, Path(path).name, folder, stem)
-    scan(indexer)
-    record = indexer.finish()
+    with Indexer(file, Path(path).name, folder, stem) as indexer:
+        scan(indexer)
+        record = indexer.finish()
     if _State.of(file) != before:
         raise DataError(f"{path}: changed while it was read; start again when nothing writes to it any more")
     if not record["rows"]:
