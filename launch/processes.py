@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -32,31 +34,33 @@ PASSED_ON = (0, 2, 3, REQUEUE)
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
 UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
 """The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
+TOO_EARLY = "agenttune: stopped before the first step, nothing to save; start it again"
+LAUNCHER = Path(__file__).with_name("deepspeed_launcher.py")
 
 
 def run_processes(path: str, overrides: Sequence[str]) -> int:
     """Check everything that can be checked, start the ranks, wait. Raises ConfigError or DataError before."""
     config = load_config(path, overrides)
-    layout, builder = local_layout(config, accelerators())
-    check_output(config)
-    stream = check_sources(config, builder)
-    folder = resume_folder(config)
-    if folder:
-        stream.check_cursor(read_progress(folder, config, layout).cursor)
-    print(_announcement(config, layout), file=sys.stderr)
-    # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
-    # alone, and is handed on as it should be.
-    environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
-    process = subprocess.Popen(_command(layout, path, overrides), env=environment, start_new_session=True)
-    ranks = Ranks(process, layout.world_size)
-    forward = _Forward(process, ranks)
-    code = process.wait()
+    for number in STOPS:
+        signal.signal(number, _stop_early)
+    with _waiting_launcher() as process:
+        layout, builder = local_layout(config, accelerators())
+        check_output(config)
+        stream = check_sources(config, builder)
+        folder = resume_folder(config)
+        if folder:
+            stream.check_cursor(read_progress(folder, config, layout).cursor)
+        print(_announcement(config, layout), file=sys.stderr)
+        ranks = Ranks(process, layout.world_size)
+        forward = _Forward(process, ranks)
+        _tell(process, _arguments(layout, path, overrides))
+        code = process.wait()
     if forward.interrupted and code:
         return 130
     if code in PASSED_ON:
         return code
     if forward.too_early or (forward.stopped and code in UNHEARD):
-        print("agenttune: stopped before the first step, nothing to save; start it again", file=sys.stderr)
+        print(TOO_EARLY, file=sys.stderr)
         return REQUEUE
     guilty = "a rank" if ranks.first_ended is None else f"rank {ranks.first_ended}"
     print(f"agenttune: {guilty} failed or was killed first, and ended the training", file=sys.stderr)
@@ -90,18 +94,44 @@ def _announcement(config: Config, layout: Layout) -> str:
     )
 
 
-def _command(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
-    """DeepSpeed's launcher of one machine's ranks.
+@contextlib.contextmanager
+def _waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
+    """DeepSpeed's launcher, which waits to be told: it imports torch, and that takes as long as all checks here.
 
     Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
     the first devices whatever CUDA_VISIBLE_DEVICES says.
     """
+    environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
+    # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
+    # alone, and is handed on as it should be.
+    process = subprocess.Popen(
+        [sys.executable, str(LAUNCHER)], env=environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # unless it ended by itself; it has no ranks where this one did not wait for it
+        process.wait()
+
+
+def _tell(launcher: subprocess.Popen[bytes], arguments: list[str]) -> None:
+    assert launcher.stdin is not None
+    with contextlib.suppress(BrokenPipeError), launcher.stdin:  # where it died its exit code says so
+        launcher.stdin.write(json.dumps(arguments).encode())
+
+
+def _arguments(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:
+    """What DeepSpeed's launcher is told."""
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     devices = visible[: layout.world_size] if visible and accelerators() else list(range(layout.world_size))
     world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--no_local_rank", "--log_level=critical"]
     place = [f"--world_info={world}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
-    return [*launcher, *place, str(ENTRY), path, *overrides]
+    return ["--no_local_rank", "--log_level=critical", *place, str(ENTRY), path, *overrides]
+
+
+def _stop_early(number: int, frame: object) -> NoReturn:
+    print(TOO_EARLY, file=sys.stderr)
+    raise SystemExit(REQUEUE)
 
 
 class _Forward:

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from configs.load import load_config
+from launch.processes import LAUNCHER
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo"
@@ -246,7 +247,8 @@ def agenttune_itself(processes: list[psutil.Process]) -> psutil.Process:
 
 def deepspeed_launcher(processes: list[psutil.Process]) -> psutil.Process:
     """The one that starts the ranks."""
-    return [process for process in processes if "deepspeed.launcher" in " ".join(process.cmdline())][-1]
+    (found,) = (process for process in processes if str(LAUNCHER) in process.cmdline())
+    return found
 
 
 def last_rank(processes: list[psutil.Process]) -> psutil.Process:
@@ -280,11 +282,18 @@ def test_killed_process_takes_all_with_it(
 def test_ranks_that_start_after_their_launcher_was_killed_end(folder: Folder) -> None:
     process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("orphans"))
     deadline = time.monotonic() + LIMIT_S
-    while not any("deepspeed.launcher.launch" in p.cmdline() for p in folder.processes()):
+    while not any(str(LAUNCHER) in p.cmdline() for p in folder.processes()):
         assert time.monotonic() < deadline, folder.output()
         time.sleep(0.01)
+    launcher = deepspeed_launcher(folder.processes())
+    launcher.suspend()
+    while "starting 2 ranks" not in folder.output():
+        assert time.monotonic() < deadline, folder.output()
+        time.sleep(0.01)
+    time.sleep(0.5)  # it has been told to
     process.kill()
-    assert not folder.processes(ranks_only=True)  # DeepSpeed's launcher is still importing
+    assert not folder.processes(ranks_only=True)
+    launcher.resume()
     _, alive = psutil.wait_procs(folder.processes(), timeout=60)
     assert not alive
     assert not folder.processes()

@@ -40,7 +40,7 @@ train: {steps: 4}
 """
 GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 # Stands in for DeepSpeed's launcher: were it reached, the command would end well instead of with its exit code.
-LAUNCHER = "print('launcher started')"
+LAUNCHER = "def main(): print('launcher started')"
 
 
 class Ended(NamedTuple):

@@ -31,7 +31,7 @@ BESIDE = {
 }
 # Library -> the only places of ours that may import it.
 ONLY_IN = {
-    "deepspeed": ("trainer.parallel",),
+    "deepspeed": ("trainer.parallel", "launch.deepspeed_launcher"),
     "megatron.core.parallel_state": ("trainer.parallel",),
 }
 # Place -> (libraries it must do without, its modules that are excepted).

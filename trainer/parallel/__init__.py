@@ -1,5 +1,5 @@
 """The processes of a run. Whoever imports from here has megatron-core imported the short way."""
 
-from trainer.parallel.short_import import import_megatron
+from trainer.parallel.short_import import import_engines
 
-import_megatron()
+import_engines()
