@@ -7,6 +7,8 @@ import select
 import threading
 from pathlib import Path
 
+from trainer.data.notices import LAUNCHER_VARIABLE
+
 LAUNCHERS = ("deepspeed", "agenttune", "torchrun", "torch.distributed", "launch/train.py", "launch.cli")
 """What stands in the first words of a launcher's command line, after the interpreter."""
 
@@ -29,10 +31,6 @@ def is_launcher(command: list[str]) -> bool:
     return python and any(name in word for word in command[1:4] for name in LAUNCHERS)
 
 
-LAUNCHER_VARIABLE = "AGENTTUNE_LAUNCHER_PID"
-"""Set by `agenttune train`: a rank that does not find this process above itself was orphaned while it started."""
-
-
 def die_with_launcher() -> None:
     """End this process as soon as any of its launchers ends; a thread waits on them without polling.
 
@@ -43,7 +41,7 @@ def die_with_launcher() -> None:
         return
     pids = launcher_pids()
     started_by = os.environ.get(LAUNCHER_VARIABLE)
-    if started_by and int(started_by) not in pids:
+    if started_by and int(started_by) not in pids:  # it died while this rank started
         os._exit(1)
     descriptors: list[int] = []
     for pid in pids:

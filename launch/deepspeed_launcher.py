@@ -42,7 +42,9 @@ def _import_alone() -> Callable[[], None]:
         sys.modules[name] = module_from_spec(spec)
     for part in _PARTS:
         defined = vars(import_module(f"deepspeed.utils.{part}"))
-        vars(sys.modules["deepspeed.utils"]).update({n: defined[n] for n in defined if not n.startswith("__")})
+        vars(sys.modules["deepspeed.utils"]).update(
+            {n: defined[n] for n in defined if not n.startswith("__")}
+        )
     return import_module("deepspeed.launcher.launch").main
 
 

@@ -4,135 +4,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from configs.check import check_numbers
 from configs.errors import ConfigError
 from configs.load import load_config
-from configs.schema import Config, DataConfig, TrainConfig
+from configs.schema import Config, TrainConfig
 from launch.arguments import Parser
-from tokenization import length
+from launch.lint_rows import Linter, Located
+from launch.lint_verdict import Seen, Verdict, verdicts
 from tokenization.builder import SampleBuilder
-from tokenization.conversation import Call, Conversation, Message, order_fault
-from tokenization.errors import DataError, Where
-from tokenization.formats import parse_row
-from tokenization.lint import Marks, content_key, lint_conversation, lint_sample
-from tokenization.lint.finding import RULES, Finding, finding
-from tokenization.sample import TokenizedSample
-from tokenization.segments import RenderError
+from tokenization.lint import Marks
+from tokenization.lint.finding import RULES
 from tokenization.templates import TEMPLATES
 from tokenization.tokenizer_files import read_tokenizer
 from trainer.data.open import open_builder, open_sources
-from trainer.data.sources import Source
 
 _DESCRIPTION = """\
 Reads every row of every source and reports what is wrong with it as agent data, with file and line.
 
 Sources come in the config's order. Of model.path only the tokenizer is needed. Messages are counted
-from 1, a system text beside them included. The exit code is 1 if there are errors."""
+from 1, a system text beside them included. The exit code is 1 if there are errors: rows that the model
+must not learn, and what stops training. Bad rows, which training cannot take, are errors with
+data.on_error=strict; with skip they are left out, so they are warnings, unless they are more than
+data.max_bad_rows in all."""
 _EPILOG = (
     "rules:\n" + "".join(f"  {rule:20}{what}\n" for rule, what in RULES.items()) + "\nexamples:\n"
     "  agenttune lint configs/demo.yaml\n"
     "  agenttune lint configs/demo.yaml --format json | jq 'select(.rule == \"arguments\")'\n\n"
     "JSON is a line for each finding, and a last one with the summary."
 )
-
-
-class Located(NamedTuple):
-    """A finding and the row it is about; `id` is None where the row could not be read."""
-
-    finding: Finding
-    where: Where
-    source: str
-    id: str | None
-
-
-@dataclass
-class Tally:
-    """What is counted of one source."""
-
-    rows: int = 0
-    samples: int = 0
-    """That training gets from it."""
-    errors: int = 0
-    warnings: int = 0
-
-
-@dataclass
-class Linter:
-    """Goes through the sources of one config, row by row."""
-
-    builder: SampleBuilder
-    data: DataConfig
-    marks: Marks
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    rules: Counter[str] = field(default_factory=Counter)
-    _seen: dict[bytes, Where] = field(default_factory=dict)
-    """The first row of each content."""
-    _told: set[tuple[str, str]] = field(default_factory=set)
-    """Sources and what was said of their tools: once is enough."""
-
-    def source(self, source: Source) -> Iterator[Located]:
-        tally = self.tallies[source.name] = Tally()
-        # Nothing to see for a file read in a second, nor in a pipe.
-        for number in tqdm(
-            range(len(source)), desc=source.name, unit=" rows", leave=False, disable=None, delay=1
-        ):
-            tally.rows += 1
-            for one in self._row(source, number, tally):
-                if one.finding.rule == "schema":
-                    if (source.name, one.finding.message) in self._told:
-                        continue
-                    self._told.add((source.name, one.finding.message))
-                self.rules[one.finding.rule] += 1
-                tally.errors += one.finding.severity == "error"
-                tally.warnings += one.finding.severity == "warning"
-                yield one
-
-    def _row(self, source: Source, number: int, tally: Tally) -> Iterator[Located]:
-        try:
-            row, where = source.row(number)
-            conversation = parse_row(row, format=source.format, where=where, default_id=str(number))
-        except DataError as error:
-            if error.where is None:
-                raise  # not about a row
-            reason = str(error).removeprefix(f"{error.where}: ")
-            yield Located(finding("error", _rule(reason), reason), error.where, source.name, None)
-            return
-        found = lint_conversation(conversation, self.marks)
-        first = self._seen.setdefault(content_key(conversation), where)
-        if first is not where:
-            found.append(
-                finding("warning", "duplicate", f"the messages and tools of {first} once more; drop one")
-            )
-        if all((one.severity, one.rule) != ("error", "control-text") for one in found):
-            found += self._trained(row, where, source, str(number), tally)
-        yield from (Located(one, where, source.name, conversation.id) for one in found)
-
-    def _trained(self, row: object, where: Where, source: Source, id: str, tally: Tally) -> list[Finding]:
-        """What becomes of the row in training."""
-        limit, policy = self.data.sequence_length, self.data.too_long
-
-        def encode(part: Conversation) -> TokenizedSample:
-            return self.builder.encode(part, source.name)
-
-        try:
-            conversation = self.builder.conversation(row, format=source.format, where=where, default_id=id)
-            fitted = length.fit(conversation, encode, limit, policy)
-            whole = fitted.samples[0] if fitted.counts.kept else encode(conversation)
-        except (DataError, RenderError) as error:
-            return [finding("error", "unwritable", str(error).removeprefix(f"{where}: "))]
-        tally.samples += len(fitted.samples)
-        return lint_sample(whole, fitted, limit, policy)
 
 
 def main(argv: list[str]) -> int:
@@ -148,11 +55,15 @@ def main(argv: list[str]) -> int:
         for one in linter.source(source):
             # tqdm's own, which takes a bar away from the terminal for as long as it writes.
             tqdm.write(_json(one) if args.format == "json" else _text(one), file=sys.stdout)
+    found = _verdicts(linter)
+    summary = _summary(linter, found)
     if args.format == "json":
-        print(json.dumps({"summary": _summary(linter)}, ensure_ascii=False))
+        print(json.dumps({"summary": summary}, ensure_ascii=False))
     else:
         print(f"\n{_tables(linter)}" if linter.rules else _tables(linter))
-    return int(any(tally.errors for tally in linter.tallies.values()))
+        for number, verdict in enumerate(found):
+            print("" if number else "\n", "error: " if verdict.stops else "", verdict.said, sep="")
+    return int(summary["errors"] > 0)
 
 
 def open_marks(config: Config, builder: SampleBuilder) -> Marks:
@@ -175,10 +86,21 @@ def _json(one: Located) -> str:
     return json.dumps(place | {"source": one.source, "id": one.id} | asdict(one.finding), ensure_ascii=False)
 
 
-def _summary(linter: Linter) -> dict[str, Any]:
+def _verdicts(linter: Linter) -> list[Verdict]:
+    tallies = linter.tallies.items()
+    seen = [Seen(name, one.rows, one.samples, one.bad, linter.early[name]) for name, one in tallies]
+    return list(verdicts(linter.data, seen))
+
+
+def _summary(linter: Linter, found: Sequence[Verdict]) -> dict[str, Any]:
+    own = sum(verdict.stops and not verdict.told_of_rows for verdict in found)
     return {
         "sources": [{"source": name} | asdict(tally) for name, tally in linter.tallies.items()],
-        "errors": sum(tally.errors for tally in linter.tallies.values()),
+        "training": {
+            "stops": any(verdict.stops for verdict in found),
+            "told": [verdict.said for verdict in found],
+        },
+        "errors": sum(tally.errors for tally in linter.tallies.values()) + own,
         "warnings": sum(tally.warnings for tally in linter.tallies.values()),
         "rules": {rule: linter.rules[rule] for rule in RULES if linter.rules[rule]},
     }
@@ -186,7 +108,7 @@ def _summary(linter: Linter) -> dict[str, Any]:
 
 def _tables(linter: Linter) -> str:
     """Counts of each source and, where there are findings, of each rule."""
-    sources = [["source", "rows", "samples", "errors", "warnings"]]
+    sources = [["source", "rows", "samples", "bad", "errors", "warnings"]]
     sources += [[name, *map(str, asdict(tally).values())] for name, tally in linter.tallies.items()]
     rules = [["rule", "findings"], *([rule, str(linter.rules[rule])] for rule in RULES if linter.rules[rule])]
     return "\n\n".join(_table(lines) for lines in (rules, sources) if len(lines) > 1)
@@ -199,33 +121,6 @@ def _table(lines: list[list[str]]) -> str:
         f"{name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, others, strict=True))
         for name, *cells in lines
     )
-
-
-def _rule(reason: str) -> str:
-    """Is a row no conversation by the order of its messages, or by anything else?"""
-    return "role-order" if _without_numbers(reason) in _order_faults() else "unreadable"
-
-
-@cache
-def _order_faults() -> set[str]:
-    """All that `order_fault` says, from a conversation with each fault."""
-    user, answer, result = Message("user"), Message("assistant"), Message("observation")
-    call = (Call("f"),)
-    faulty: list[list[Message]] = [
-        [],
-        [Message("system")],
-        [answer],
-        [user, answer, Message("system")],
-        [user, user],
-        [result],
-        [replace(user, calls=call)],
-        [user, answer, replace(result, calls=call)],
-    ]
-    return {_without_numbers(order_fault(messages) or "") for messages in faulty}
-
-
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d+", "0", text)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
 from tokenization.bundle import generation_config
 from tokenization.errors import DataError
-from trainer.data.bad_rows import bad_row, counted, told
+from trainer.data.bad_rows import QUARANTINE, bad_row, counted, told
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
 from trainer.data.stream import RowStream
@@ -83,5 +83,10 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
                 raise DataError(
                     f"{said}. More than {limit} in all: mend the data (agenttune lint names all), or raise it"
                 )
-            print(f"{said}. They will be left out", file=sys.stderr)
+            file = Path(config.run.output_dir) / QUARANTINE
+            print(
+                f"{said}. Training leaves out each that it draws, and tells it in {file} then; all bad rows, those "
+                "further on too, are named by agenttune lint",
+                file=sys.stderr,
+            )
     return stream

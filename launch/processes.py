@@ -26,8 +26,9 @@ from launch.environment import accelerators, library_environment
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
 from tokenization.builder import SampleBuilder
-from trainer.checkpoint.progress import read_progress
+from trainer.checkpoint.progress import nothing_to_do, read_progress
 from trainer.checkpoint.store import resume_folder
+from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
@@ -49,7 +50,11 @@ def run_processes(path: str, overrides: Sequence[str]) -> int:
         stream = check_sources(config, builder)
         folder = resume_folder(config)
         if folder:
-            stream.check_cursor(read_progress(folder, config, layout).cursor)
+            progress = read_progress(folder, config, layout)
+            stream.check_cursor(progress.cursor, folder)
+            if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
+                print(said, file=sys.stderr)
+                return 0
         print(_announcement(config, layout), file=sys.stderr)
         ranks = Ranks(process, layout.world_size)
         forward = _Forward(process, ranks)

@@ -16,7 +16,7 @@ from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
-from trainer.checkpoint.progress import Progress, read_progress
+from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
 from trainer.checkpoint.store import resume_folder
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
@@ -88,7 +88,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     folder = resume_folder(config)
     progress = read_progress(folder, config, layout) if folder else None
     if progress:
-        stream.restore(progress.cursor)
+        stream.restore(progress.cursor, folder)
         check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
     steps = count_steps(config, data, grid)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
@@ -150,7 +150,7 @@ def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     done = progress.step if progress else 0
-    if done >= steps:
-        print(f"nothing to do: {done} of {steps} steps are done; raise train.steps to go on", file=sys.stderr)
+    if said := nothing_to_do(done, steps):
+        print(said, file=sys.stderr)
     wandb_id = progress.wandb_id if progress else None
     return Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)

@@ -67,9 +67,10 @@ def train(run: Run) -> int:
             report, stopping = train_step(run.parts, batch, step, stop.wished, begun, data.hash)
             if run.tracker:
                 run.tracker.record(report)
-            if run.quarantine and run.tracker and bad_rows:
-                run.tracker.say(run.quarantine.add(bad_rows))
             last = step == run.parts.steps
+            said = run.quarantine.add(bad_rows, ends=last or stopping) if run.quarantine else ""
+            if said and run.tracker:
+                run.tracker.say(said)
             if last or stopping or (every and step % every == 0):
                 save(run, step, data)
             if stopping and not last:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rank_pool import RankError, RankPool
 from safetensors.torch import load_file
-from tiny import layout, write_config
+from tiny import DEMO, layout, write_config
 
 STEPS = 6
 FAR = {"optimizer": {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}, "train": {"steps": STEPS}}
@@ -132,6 +132,34 @@ def test_another_layout_is_refused(
         assert "checkpoint.resume=never" in outcome["message"]
         assert "\n" not in outcome["message"]
         assert outcome["error"] == "ConfigError"
+
+
+def test_after_a_change_of_data_a_new_run_begins_as_the_refusal_says(
+    ranks: RankPool, finished: Path, tmp_path: Path
+) -> None:
+    """A row was mended: what the message says to type makes a run from the checkpoint's weights on the data of now."""
+    mended = tmp_path / "agent.jsonl"
+    mended.write_text("".join((DEMO / "agent.jsonl").read_text().splitlines(keepends=True)[1:]))
+    settings = [*layout(2), "train.steps=3", f"data.sources.0.path={mended}"]
+    with pytest.raises(RankError, match="changed since the checkpoint was made") as caught:
+        ranks.run("train_run", 2, config=str(finished), overrides=settings)
+    said = str(caught.value)
+    typed = (
+        said[said.index("model.path=") :]
+        .partition(" (")[0]
+        .replace("NEW_FOLDER", str(tmp_path / "new"))
+        .split()
+    )
+    assert len(typed) == 3
+    assert set(ranks.run("train_run", 2, config=str(finished), overrides=[*settings, *typed])) == {0}
+    assert [line["step"] for line in measured(tmp_path / "new")] == [1, 2, 3]
+    first = tmp_path / "first"
+    base = [f"run.output_dir={first}", "checkpoint.resume=never", "train.steps=1"]
+    ranks.run("train_run", 2, config=str(finished), overrides=[*settings, *base])
+    # The same rows as a run from the model gives, but other weights.
+    (trained, *_), (untrained,) = measured(tmp_path / "new"), measured(first)
+    assert trained["data_hash"] == untrained["data_hash"]
+    assert trained["loss"] < untrained["loss"]
 
 
 def test_more_data_ranks_are_welcome(ranks: RankPool, finished: Path, tmp_path: Path) -> None:

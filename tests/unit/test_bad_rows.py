@@ -103,9 +103,7 @@ def test_the_quarantine_file_holds_each_once_also_after_a_resume(tmp_path: Path)
     while stream.state().bad_rows() < 4:
         next(stream)
         if rows := stream.take_bad_rows():
-            said = quarantine.add(rows)
-            assert str(quarantine.path) in said
-            assert f"{rows[0].file}:{rows[0].line}: " in said
+            quarantine.add(rows)
     cursor = json.loads(json.dumps(stream.cursor()))
     for _ in range(30):  # these are lost
         next(stream)
@@ -123,6 +121,38 @@ def test_the_quarantine_file_holds_each_once_also_after_a_resume(tmp_path: Path)
         (name, i + 1) for name, rows in DATA.items() for i, row in enumerate(rows) if isinstance(row, str)
     )
     assert lines[0].keys() == {"source", "file", "line", "row", "reason", "message"}
+
+
+def bad_rows(first: int, last: int) -> list[BadRow]:
+    return [bad_row("mine", DataError("no JSON", Where("a.jsonl", line))) for line in range(first, last + 1)]
+
+
+def test_the_log_is_told_at_doubling_counts_with_an_example_and_of_all_at_the_end(tmp_path: Path):
+    quarantine = Quarantine(tmp_path, 0)
+    assert quarantine.add([], ends=True) == ""
+    told = {line: quarantine.add(bad_rows(line, line)) for line in range(1, 1001)}
+    assert [line for line, said in told.items() if said] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert told[64] == (
+        f"64 bad row(s) left out so far, each told in {quarantine.path}; the latest: a.jsonl:64: no JSON"
+    )
+    assert quarantine.add([]) == ""
+    assert (
+        quarantine.add([], ends=True) == f"1,000 bad row(s) left out in all, each told in {quarantine.path}"
+    )
+    assert len(quarantine.path.read_text().splitlines()) == 1000
+
+
+def test_many_at_once_and_a_resumed_run_are_told_at_doubling_counts_too(tmp_path: Path):
+    quarantine = Quarantine(tmp_path, 0)
+    told = [bool(quarantine.add(bad_rows(*lines))) for lines in ((1, 3), (4, 5), (6, 20), (21, 39), (40, 40))]
+    assert told == [True, False, True, False, True]
+    resumed = Quarantine(tmp_path, 30)
+    assert resumed.add([]) == ""
+    assert resumed.add(bad_rows(31, 31)).startswith("31 bad row(s) left out so far")
+    assert resumed.add(bad_rows(32, 61)) == ""
+    assert resumed.add(bad_rows(62, 62)).endswith("the latest: a.jsonl:62: no JSON")
+    last = [json.loads(line)["line"] for line in resumed.path.read_text().splitlines()]
+    assert last == [*range(1, 63)]
 
 
 @pytest.mark.parametrize(

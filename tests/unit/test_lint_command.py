@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from configs.load import load_config
 from launch.cli import main
+from trainer.data.open import open_stream
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo"
@@ -125,6 +127,11 @@ CHAT: list[tuple[dict[str, Any], list[tuple[str, str, str]]]] = [
 ]
 SAMPLES = {"calls": 6, "chat": 3}
 """Not of rows that are no conversation, hold the template's marks, have no answer or are too long."""
+BAD = {"calls": 5, "chat": 0}
+STRICT = (
+    "5 bad row(s), data.on_error=strict: training does not start; mend them, "
+    "or leave them out with data.on_error=skip"
+)
 WHOLE = [("calls-1.jsonl", line, None, found) for line, (_, found) in enumerate(CALLS_1, 1)]
 WHOLE += [("calls-2.jsonl", line, None, found) for line, (_, found) in enumerate(CALLS_2, 1)]
 WHOLE += [("chat.json", line + 1, line, found) for line, (_, found) in enumerate(CHAT, 1)]
@@ -182,30 +189,85 @@ def test_json_says_the_same(lint) -> None:
         return {"errors": severities["error"], "warnings": severities["warning"]}
 
     sources = [
-        {"source": name, "rows": rows, "samples": SAMPLES[name]} | counted(name)
+        {"source": name, "rows": rows, "samples": SAMPLES[name], "bad": BAD[name]} | counted(name)
         for name, rows in (("calls", 11), ("chat", 5))
     ]
     summary = last["summary"]
     assert summary["sources"] == sources
     assert {key: summary[key] for key in ("errors", "warnings")} == counted("")
+    assert summary["training"] == {"stops": True, "told": [STRICT]}
     rules = [one[4] for one in EXPECTED]
     assert summary["rules"] == {rule: rules.count(rule) for rule in rules}
 
 
 def test_the_summary_is_a_table(lint) -> None:
-    _, rules, sources = lint(1).split("\n\n")
+    _, rules, sources, training = lint(1).split("\n\n")
     assert re.search(r"^unreadable +2$", rules, re.MULTILINE)
     assert [line.split() for line in sources.splitlines()] == [
-        ["source", "rows", "samples", "errors", "warnings"],
-        ["calls", "11", "6", "8", "4"],
-        ["chat", "5", "3", "0", "4"],
+        ["source", "rows", "samples", "bad", "errors", "warnings"],
+        ["calls", "11", "6", "5", "8", "4"],
+        ["chat", "5", "3", "0", "0", "4"],
     ]
+    assert training == f"error: {STRICT}\n"
     assert len({len(line) for line in sources.splitlines()}) == 1
 
 
 def test_warnings_alone_are_no_failure(lint) -> None:
     chat = "[{name: chat, path: chat.json, role: general}]"
     assert "warning: duplicate" in lint(0, f"data.sources={chat}", "--format", "text")
+
+
+def summary_of(out: str) -> dict[str, Any]:
+    return json.loads(out.splitlines()[-1])["summary"]
+
+
+def test_what_training_leaves_out_is_no_error(lint, folder: Path) -> None:
+    """The findings of a bad row are warnings where data.on_error=skip; those of other rows stay what they were."""
+    told = lint(1, "data.on_error=skip").split("\n\n")
+    for line, (file, number, place, severity, rule, _) in zip(told[0].splitlines(), EXPECTED, strict=True):
+        where = f"{file}:{number}" + (f" (row {place})" if place else "")
+        skipped = severity == "error" and rule in ("unreadable", "role-order", "control-text")
+        assert line.startswith(f"{where}: {'warning' if skipped else severity}: {rule}: ")
+        assert line.endswith(" (training leaves the row out)") == skipped
+    assert told[2].splitlines()[1].split() == ["calls", "11", "6", "5", "3", "9"]
+    assert told[3] == (
+        "5 bad row(s), data.on_error=skip: training leaves out each that it draws, "
+        "data.max_bad_rows=100 allows so many\n"
+    )
+
+    lines = [line for line, found in CALLS_1 if not found or found[0][1] in ("unreadable", "role-order")]
+    (folder / "calls-1.jsonl").write_text("\n".join(lines))
+    (folder / "calls-2.jsonl").unlink()
+    settings = ("data.on_error=skip", "--format", "json")
+    summary = summary_of(lint(0, *settings))
+    assert (summary["errors"], summary["training"]["stops"]) == (0, False)
+    summary = summary_of(lint(1, *settings, "data.max_bad_rows=3"))
+    said = "4 bad row(s), data.on_error=skip with data.max_bad_rows=3: training does not start; mend them, or set "
+    assert summary["training"] == {"stops": True, "told": [said + "data.max_bad_rows=4"]}
+    assert summary["errors"] == 1
+
+
+def test_what_is_skipped_is_what_training_skips(lint, folder: Path) -> None:
+    """The same rows as the stream leaves out, by file and line."""
+    config = load_config("config.yaml", ["data.on_error=skip"])
+    stream = open_stream(config)
+    left_out: list[tuple[str, int | None]] = []
+    while stream.seen(1) < 1:
+        next(stream)
+        left_out += [(row.file, row.line) for row in stream.take_bad_rows()]
+    *found, _ = map(json.loads, lint(1, "data.on_error=skip", "--format", "json").splitlines())
+    ours = [(one["file"], one["line"]) for one in found if "training leaves the row out" in one["message"]]
+    assert sorted(set(ours)) == sorted((Path(file).name, line) for file, line in left_out)
+    assert len(ours) == 5
+
+
+def test_a_source_without_a_sample_stops_training(lint, folder: Path) -> None:
+    (folder / "chat.json").write_text(json.dumps([row(("human", "Only a question."))]))
+    (folder / "calls-1.jsonl").write_text(CALLS_1[0][0])
+    (folder / "calls-2.jsonl").unlink()
+    told = lint(1)
+    assert "error: source 'chat': none of its 1 rows can be trained on, so training stops; mend it" in told
+    assert "error: source" not in lint(0, "data.eta=1")  # it is never drawn
 
 
 def test_settings_of_the_run_decide(lint) -> None:
@@ -260,8 +322,8 @@ def test_shipped_data_has_no_faults(lint, template: str) -> None:
     sources = [f"{{name: {name}, path: {DEMO / name}.jsonl, role: {name}}}" for name in ("agent", "general")]
     told = lint(0, f"data.sources=[{', '.join(sources)}]", f"data.template={template}")
     assert [line.split() for line in told.splitlines()[1:]] == [
-        ["agent", "400", "400", "0", "0"],
-        ["general", "600", "600", "0", "0"],
+        ["agent", "400", "400", "0", "0", "0"],
+        ["general", "600", "600", "0", "0", "0"],
     ]
 
 

@@ -223,6 +223,12 @@ def test_changed_data_is_refused_with_the_files_name():
         stream_of(changed).restore(cursor)
     with pytest.raises(DataError, match=r"^folder/memory: changed .*: 3 rows with digest \w{32} now, 2"):
         stream_of({**rows, "general": [*rows["general"], (9, True)]}).restore(cursor)
+    with pytest.raises(DataError) as caught:
+        stream_of(changed).check_cursor(cursor, Path("runs/mine/checkpoints/step-00000004"))
+    way_round = (
+        "model.path=runs/mine/checkpoints/step-00000004 run.output_dir=NEW_FOLDER checkpoint.resume=auto"
+    )
+    assert way_round in str(caught.value)  # which test_resume.py obeys
 
     def with_files(*files: tuple[str, Sequence[tuple[int, bool]]]) -> RowStream:
         class Named(Rows):

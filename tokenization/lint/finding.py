@@ -26,6 +26,9 @@ RULES = {
     "duplicate": "messages and tools of an earlier row",
 }
 
+BAD_ROW = frozenset({"unreadable", "role-order", "unwritable", "control-text"})
+"""Rules whose errors keep a row out of training: it stops at one, or leaves it out as data.on_error says."""
+
 _SHOWN = 5
 """Names listed in a message."""
 _LONGEST_NAME = 60

@@ -11,6 +11,7 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
+from trainer.data.identity import from_weights
 
 FOLDER = "training_state"
 STATE = "state.json"
@@ -59,13 +60,12 @@ def read_progress(folder: Path, config: Config, layout: Layout) -> Progress:
     if (saved.tensor, saved.pipeline) != (layout.tensor, layout.pipeline):
         raise ConfigError(
             f"{folder} was written with tensor {saved.tensor} x pipeline {saved.pipeline}, this run has tensor "
-            f"{layout.tensor} x pipeline {layout.pipeline}: resume with the former, or start from its weights "
-            f"with model.path={folder} checkpoint.resume=never"
+            f"{layout.tensor} x pipeline {layout.pipeline}: resume with the former, {from_weights(folder)}"
         )
     if progress.rows != config.batch.rows:
         raise ConfigError(
             f"batch.rows={config.batch.rows} but {folder} was written with {progress.rows}: its steps would count "
-            "other rows; set it back, or start afresh with checkpoint.resume=never"
+            f"other rows; set it back, {from_weights(folder)}"
         )
     if progress.model != model_digest(Path(config.model.path)):
         raise ConfigError(
@@ -73,3 +73,10 @@ def read_progress(folder: Path, config: Config, layout: Layout) -> Progress:
             "with; name that folder, or start afresh with checkpoint.resume=never"
         )
     return progress
+
+
+def nothing_to_do(done: int, steps: int | None) -> str | None:
+    """What to say of a run whose steps are all done; None where some are left, or nobody knows yet (`steps` None)."""
+    if steps is None or done < steps:
+        return None
+    return f"nothing to do: {done} of {steps} steps are done; raise train.steps or train.epochs to go on"

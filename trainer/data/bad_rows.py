@@ -61,17 +61,34 @@ def told(reasons: Mapping[str, int]) -> str:
 
 
 class Quarantine:
-    """The quarantine file of a run, one JSON object a row in the order the rows were drawn."""
+    """The quarantine file of a run, one JSON object a row in the order the rows were drawn and left out.
+
+    It holds the rows that are counted, against data.max_bad_rows too, and no others: each once, in its first pass.
+    """
 
     def __init__(self, folder: Path, known: int) -> None:
         """`known` rows are behind a resumed run; later lines of an earlier attempt are dropped."""
         self.path = folder / QUARANTINE
+        self._rows = known
+        self._next = known + 1
+        """So many rows are worth a line in the log. It doubles, so that a long run is not told of each."""
         if self.path.is_file():
             lines = self.path.read_bytes().split(b"\n")  # other line ends may stand in texts
             self.path.write_bytes(b"".join(line + b"\n" for line in lines[:known] if line))
 
-    def add(self, rows: Sequence[BadRow]) -> str:
-        """Append rows; returns a line for the log."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        return f"{len(rows)} bad row(s) left out, all in {self.path}; the first: {rows[0]}"
+    def add(self, rows: Sequence[BadRow], *, ends: bool = False) -> str:
+        """Append rows, if any. Returns a line for the log, "" where it would come too soon after the one before.
+
+        ends: the run does, and is told what was left out in all
+        """
+        if rows:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+            self._rows += len(rows)
+        if self._rows < self._next and not (ends and self._rows):
+            return ""
+        self._next = max(self._next, 2 * self._rows)
+        said = (
+            f"{self._rows:,} bad row(s) left out {'in all' if ends else 'so far'}, each told in {self.path}"
+        )
+        return f"{said}; the latest: {rows[-1]}" if rows else said

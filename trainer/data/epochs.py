@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.schema import Config
+from tokenization.builder import SampleBuilder
 from trainer.data.open import Data, cache_folder
 from trainer.data.stream import RowStream
 
@@ -22,8 +23,7 @@ def rows_of_epochs(config: Config, data: Data, epochs: float, working: Callable[
     `working` is called now and then.
     """
     stream = data.stream(config)
-    key = json.dumps([stream.identity, data.builder.fingerprint, config.data.on_error, epochs])
-    file = cache_folder(config) / "epochs" / f"{blake2b(key.encode(), digest_size=12).hexdigest()}.json"
+    file = _file(config, stream, data.builder, epochs)
     known = _read(file)
     if known is not None:
         return known
@@ -44,6 +44,15 @@ def rows_of_epochs(config: Config, data: Data, epochs: float, working: Callable[
     return rows
 
 
+def known_steps(config: Config, stream: RowStream, builder: SampleBuilder) -> int | None:
+    """Optimizer steps of the run as far as it costs nothing: train.steps, or train.epochs where they were counted
+    before for the same data and settings, else None. Of the stream only its identity is used."""
+    if config.train.epochs is None:
+        return config.train.steps
+    rows = _read(_file(config, stream, builder, config.train.epochs))
+    return None if rows is None else -(-rows // config.batch.rows)
+
+
 def count_rows(stream: RowStream, epochs: float, show: Callable[[float], None] = lambda part: None) -> int:
     """Rows until every source with a share has been seen `epochs` times. Uses a fresh stream up to there.
 
@@ -56,6 +65,12 @@ def count_rows(stream: RowStream, epochs: float, show: Callable[[float], None] =
         if rows % 64 == 0:
             show(part)
     return rows
+
+
+def _file(config: Config, stream: RowStream, builder: SampleBuilder, epochs: float) -> Path:
+    """Where the number of rows is kept, named after all that it follows from."""
+    key = json.dumps([stream.identity, builder.fingerprint, config.data.on_error, epochs])
+    return cache_folder(config) / "epochs" / f"{blake2b(key.encode(), digest_size=12).hexdigest()}.json"
 
 
 def _read(file: Path) -> int | None:

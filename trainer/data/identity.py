@@ -13,7 +13,16 @@ from tokenization.errors import DataError
 from trainer.data.sources import Source
 
 FILES = "data files"
-_START_AFRESH = "or start afresh with checkpoint.resume=never"
+
+
+def from_weights(checkpoint: Path | None) -> str:
+    """The way round a checkpoint that a run cannot go on from. Not in the run's own folder: there the new checkpoints
+    would take the place of the old, the one that is begun with among them."""
+    settings = f"model.path={checkpoint or 'CHECKPOINT'} run.output_dir=NEW_FOLDER checkpoint.resume=auto"
+    return (
+        f"begin another run from the checkpoint's weights: {settings} (optimizer, learning rate and data begin anew), "
+        "or start afresh with checkpoint.resume=never"
+    )
 
 
 def identity(
@@ -36,13 +45,18 @@ def identity(
     }
 
 
-def check_same(then: Mapping[str, Any], now: Mapping[str, Any], sources: Sequence[Source]) -> None:
-    """Raises ConfigError where a setting differs, DataError naming the file where data does."""
+def check_same(
+    then: Mapping[str, Any], now: Mapping[str, Any], sources: Sequence[Source], checkpoint: Path | None = None
+) -> None:
+    """Raises ConfigError where a setting differs, DataError naming the file where data does.
+
+    checkpoint: the folder that `then` was read from, for the remedy
+    """
+    way_round = from_weights(checkpoint)
     for key, value in now.items():
         if key not in then:
             raise ConfigError(
-                f"the checkpoint's data stream does not say {key}: an older version wrote it; start from its weights "
-                "with model.path and checkpoint.resume=never"
+                f"the checkpoint's data stream does not say {key}: an older version wrote it; {way_round}"
             )
         before = then[key]
         if value == before:
@@ -50,28 +64,30 @@ def check_same(then: Mapping[str, Any], now: Mapping[str, Any], sources: Sequenc
         if key != FILES:
             raise ConfigError(
                 f"{key} is {value} but the checkpoint's data stream was made with {before}; "
-                f"set it back, {_START_AFRESH}"
+                f"set it back, {way_round}"
             )
         for source, files, old in zip(sources, value, before, strict=True):
-            _check_files(source, files, old)
+            _check_files(source, files, old, way_round)
 
 
-def _check_files(source: Source, now: Sequence[Sequence[Any]], then: Sequence[Sequence[Any]]) -> None:
+def _check_files(
+    source: Source, now: Sequence[Sequence[Any]], then: Sequence[Sequence[Any]], way_round: str
+) -> None:
     for place, stamp in enumerate(source.files):
         if place >= len(then) or now[place][0] != then[place][0]:
             known = ", ".join(old[0] for old in then)
             raise DataError(
                 f"{stamp.path}: not among the files of source {source.name!r} when the checkpoint was made, or not in "
-                f"this place ({known}); take it away, {_START_AFRESH}"
+                f"this place ({known}); take it away, {way_round}"
             )
         if now[place] != then[place]:
             (_, rows, digest), (_, old_rows, old_digest) = now[place], then[place]
             raise DataError(
                 f"{stamp.path}: changed since the checkpoint was made: {rows:,} rows with digest {digest} now, "
-                f"{old_rows:,} with {old_digest} at that time; bring back that file, {_START_AFRESH}"
+                f"{old_rows:,} with {old_digest} at that time; bring back that file, {way_round}"
             )
     if len(then) > len(now):
         raise DataError(
             f"source {source.name!r}: {then[len(now)][0]} was among its files when the checkpoint was made; "
-            f"bring it back, {_START_AFRESH}"
+            f"bring it back, {way_round}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from tokenization.control_text import settle
 from tokenization.conversation import Conversation, Message
 from tokenization.segments import RenderError
 from tokenization.templates import open_template
+from trainer.data.notices import tell_once
 from trainer.data.position import Position
 from trainer.data.sample_store import SampleStore, store_folder
 from trainer.data.sources import Source, open_source
@@ -107,10 +107,7 @@ def open_data(config: Config, builder: SampleBuilder, *, first: bool, workers: i
             for source in sources
         ]
     except OSError as error:
-        print(
-            f"data.cache_dir={cache}: tokenised samples are not kept there ({error.strerror})",
-            file=sys.stderr,
-        )
+        tell_once(f"data.cache_dir={cache}: tokenised samples are not kept there ({error.strerror})")
         return Data(builder, sources, [], None)
     place = blake2b(str(Path(config.run.output_dir).resolve()).encode(), digest_size=8).hexdigest()
     file = cache / "samples" / f"position-{place}-{socket.gethostname()}"

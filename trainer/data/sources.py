@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache as once
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +17,10 @@ from typing import Protocol
 from configs.data_paths import hub_data_set, local_files
 from configs.schema import SourceConfig
 from tokenization.errors import DataError, Where
+from trainer.data.foreign_files import HEAD, refuse_foreign
 from trainer.data.hub import fetch
 from trainer.data.json_files import JsonFile
+from trainer.data.notices import tell_once
 from trainer.data.parquet_files import MAGIC, ParquetFile
 from trainer.data.row_index import FileStamp
 
@@ -62,7 +62,8 @@ def open_source(config: SourceConfig, cache: Path | None = None) -> Source:
     cache: a folder, made when needed, where the places of rows are kept from one opening to the next
 
     Of a file only the places of its rows are kept, and those on the disk; a row is read when it is asked for. Raises
-    DataError where no file matches, a file is empty or unreadable, an array is no JSON, a data set cannot be fetched.
+    DataError where no file matches, a file is empty, unreadable or of a kind that is not read, an array is no JSON, a
+    data set cannot be fetched.
     """
     paths = _paths(config)
     _allow_open()
@@ -75,8 +76,11 @@ def open_source(config: SourceConfig, cache: Path | None = None) -> Source:
 
 def _open(path: str, cache: Path | None) -> DataFile:
     with open(path, "rb") as file:
-        is_table = file.read(len(MAGIC)) == MAGIC
-    return ParquetFile(path, cache) if is_table else JsonFile(path, cache)
+        head = file.read(HEAD)
+    if head.startswith(MAGIC):
+        return ParquetFile(path, cache)
+    refuse_foreign(path, head)
+    return JsonFile(path, cache)
 
 
 def _paths(config: SourceConfig) -> tuple[str, ...]:
@@ -86,7 +90,7 @@ def _paths(config: SourceConfig) -> tuple[str, ...]:
     if data_set:
         found = fetch(data_set, config.name)
     if found.held_out:
-        _tell_held_out(config.name, config.path, found.held_out)
+        tell_once(_held_out_notice(config, found.held_out))
     if found.files:
         return found.files
     raise DataError(
@@ -96,15 +100,11 @@ def _paths(config: SourceConfig) -> tuple[str, ...]:
     )
 
 
-@once
-def _tell_held_out(source: str, path: str, files: tuple[str, ...]) -> None:
-    if os.environ.get("RANK", "0") != "0":
-        return  # one of the ranks says it
+def _held_out_notice(config: SourceConfig, files: tuple[str, ...]) -> str:
     names = ", ".join(files[:3]) + (", …" if len(files) > 3 else "")
-    print(
-        f"source {source!r}: {len(files)} file(s) of {path} left out, whose names say test or validation: {names}; "
-        "name them with a glob to train on them",
-        file=sys.stderr,
+    return (
+        f"source {config.name!r}: {len(files)} file(s) of {config.path} left out, whose names say test or validation: "
+        f"{names}; name them with a glob to train on them"
     )
 
 

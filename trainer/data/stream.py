@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
@@ -156,17 +157,20 @@ class RowStream(Iterator[PackedRow]):
         """Where the stream stands, or stood, as JSON of a few kilobytes."""
         return {"identity": self.identity, **(state or self._state).to_json()}
 
-    def check_cursor(self, cursor: Mapping[str, Any]) -> None:
-        """Raises ConfigError or DataError where settings or files are not those that `cursor` was taken with."""
-        check_same(cursor["identity"], self.identity, self._sources)
+    def check_cursor(self, cursor: Mapping[str, Any], checkpoint: Path | None = None) -> None:
+        """Raises ConfigError or DataError where settings or files are not those that `cursor` was taken with.
 
-    def restore(self, cursor: Mapping[str, Any]) -> None:
-        """Goes on where `cursor` was taken.
+        checkpoint: the folder it was read from, for the remedy
+        """
+        check_same(cursor["identity"], self.identity, self._sources, checkpoint)
+
+    def restore(self, cursor: Mapping[str, Any], checkpoint: Path | None = None) -> None:
+        """Goes on where `cursor` was taken; `checkpoint` as in `check_cursor`.
 
         Raises ConfigError where a setting that the rows follow from is not that of the cursor, DataError where a file
         or the tokens of a waiting sample are not.
         """
-        self.check_cursor(cursor)
+        self.check_cursor(cursor, checkpoint)
         self._state = State.from_json(cursor, lambda i, k: self.samples.draw(i, k).samples)
         self._told = []
         for i, draws in enumerate(self._state.draws):

@@ -1,0 +1,50 @@
+"""What the loop says of bad rows: few lines on a long run, and the total where it ends. The steps are stood in for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from streams import Row, stream_of
+
+from configs.errors import REQUEUE
+from trainer import loop
+from trainer.data.bad_rows import Quarantine
+
+STEPS = 40
+DATA: dict[str, list[Row]] = {
+    "agent": [(30, True), "no JSON"] * 60,
+    "general": [(30, True)] * 120,
+}
+
+
+@pytest.mark.parametrize(("stopped_at", "code"), [(None, 0), (30, REQUEUE)])
+def test_few_lines_and_the_total_where_the_run_ends(
+    stopped_at: int | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def step(parts: Any, batch: Any, number: int, *others: Any) -> tuple[None, bool]:
+        return None, number == stopped_at
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "save", lambda run, step, data: said.append(f"saved {step}"))
+    monkeypatch.setattr(loop, "StopRequest", lambda: SimpleNamespace(wished=False))
+    monkeypatch.setattr(loop, "table", lambda reports: "table")
+    config = SimpleNamespace(checkpoint=SimpleNamespace(every=None), batch=SimpleNamespace(rows=4))
+    run: Any = SimpleNamespace(
+        parts=SimpleNamespace(config=config, steps=STEPS),
+        stream=stream_of(DATA, on_error="skip"),
+        done=0,
+        tracker=SimpleNamespace(record=lambda report: None, say=said.append),
+        quarantine=Quarantine(tmp_path, 0),
+    )
+    assert loop.train(run) == code
+    rows = len(run.quarantine.path.read_text().splitlines())
+    told = [line for line in said if "left out" in line]
+    assert rows > 30
+    assert 3 <= len(told) <= 8  # at 1, 2, 4 … 64 at the most, and at the end
+    assert told[-1].startswith(f"{rows} bad row(s) left out in all, each told in {run.quarantine.path}")
+    assert said[said.index(told[-1]) + 1] == f"saved {stopped_at or STEPS}"
