@@ -115,8 +115,9 @@ def check_files(config: Config) -> None:
                 f"name those to train on by a glob, such as {source.path}/*{Path(found.held_out[0]).suffix}"
             )
         if not found.files and (Path(source.path).exists() or hub_data_set(source.path) is None):
+            kinds = " (of a folder *.parquet, *.jsonl and *.json)" if Path(source.path).is_dir() else ""
             raise ConfigError(
-                f"{key}.path={source.path}: 0 files match, at least 1 needed; "
+                f"{key}.path={source.path}: 0 files match{kinds}, at least 1 needed; "
                 "correct the path, which is read from the working directory"
             )
     _check_model_folder(config.model.path)
