@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -21,9 +22,19 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     ]
 
 
-def make_adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's, without what keeps its compiler out of it: that imports the compiler, and takes as long as torch does.
+
+    Nothing here is compiled, so nothing else changes.
+    """
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+def make_adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019) in torch's fused form: one pass over the states, on CPU and CUDA."""
-    return torch.optim.AdamW(
+    return AdamW(
         parameter_groups(parameters, config.weight_decay),
         lr=config.lr,
         betas=config.betas,

@@ -89,3 +89,23 @@ def test_one_step_of_adamw_by_hand() -> None:
         w * (1 - 0.01 * 0.2) - 0.01 * g / (abs(g) + 1e-3) for w, g in ((1, 0.3), (-2, -0.1), (0.5, 0.0))
     ]
     assert weight.detach().flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_steps_are_torchs_own_bit_by_bit() -> None:
+    config = OptimizerConfig(lr=0.1, weight_decay=0.1)
+    shapes = [(3, 4), (4,)]
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    groups = parameter_groups(theirs, 0.1)
+    reference = torch.optim.AdamW(groups, lr=0.1, betas=config.betas, eps=config.eps, fused=True)
+    optimizer = make_adamw(ours, config)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        for our, their in zip(ours, theirs, strict=True):
+            our.grad = torch.randn(our.shape, generator=generator)
+            their.grad = our.grad.clone()
+        optimizer.step()
+        reference.step()
+    for our, their in zip(ours, theirs, strict=True):
+        assert torch.equal(our, their)
+        assert our.is_leaf
+        assert torch.equal(optimizer.state[our]["exp_avg_sq"], reference.state[their]["exp_avg_sq"])
