@@ -3,8 +3,9 @@
 `python benchmarks/first_step.py [--rows 1000000] [--starts 3]` writes so many short conversations, drawn by a seed from
 the demo's, and starts both on them in turn, each a command of its own from beginning to end: a tiny model, one process,
 rows of 512 tokens. Ours ends at the first line of metrics.jsonl, theirs at `on_step_end`. Both have seen the data once:
-ours has its index, theirs its cache of tokenised and packed rows. Those first starts are told too. `--record` writes
-medians and the pairs' ratios to benchmarks/results/first_step.json.
+ours has its index, theirs its cache of tokenised and packed rows. Those first starts are told too, unless `--folder`
+names one where an earlier run has left all that. `--record` writes medians and the pairs' ratios to
+benchmarks/results/first_step.json.
 """
 
 from __future__ import annotations
@@ -155,13 +156,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--tokenizer", type=Path, default=DEMO / "tokenizer")
+    parser.add_argument("--folder", type=Path, help="kept for later runs; by default one that is removed")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--trl", type=Path, help=argparse.SUPPRESS)  # the other side's start, in FOLDER
     options = parser.parse_args()
     if options.trl:
         return train_with_trl(options.trl)
     with tempfile.TemporaryDirectory(prefix="agenttune-") as name:
-        result = measure(Path(name), options.tokenizer, options.rows, options.starts)
+        folder = options.folder or Path(name)
+        result = measure(folder, options.tokenizer, options.rows, options.starts)
     print(json.dumps(result, indent=2))
     if options.record:
         RESULTS.parent.mkdir(exist_ok=True)
@@ -169,24 +172,31 @@ def main() -> None:
 
 
 def measure(folder: Path, tokenizer: Path, rows: int, starts: int) -> dict[str, Any]:
-    """A first start of each, then `starts` pairs of later ones."""
-    file = folder / "rows.jsonl"
-    write_rows(file, rows)
-    make_models(folder, tokenizer)
+    """A first start of each where the folder is new, then `starts` pairs of later ones."""
+    file, firsts = folder / "rows.jsonl", folder / "first_starts.json"
     sides: dict[str, Callable[[Path], float]] = {"ours": our_start, "trl": their_start}
-    seconds: dict[str, list[float]] = {side: [start(folder)] for side, start in sides.items()}
-    for side, times in seconds.items():
-        print(f"{side}: first start {times[0]:.1f} s", file=sys.stderr)
+    if not firsts.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(file, rows)
+        make_models(folder, tokenizer)
+        taken = {side: start(folder) for side, start in sides.items()}
+        firsts.write_text(json.dumps({"rows": rows, "seconds": taken}))
+    known: dict[str, Any] = json.loads(firsts.read_text())
+    if known["rows"] != rows:
+        raise ValueError(f"{folder} has {known['rows']:,} rows: --rows {known['rows']}, or another --folder")
+    first: dict[str, float] = known["seconds"]
+    for side, taken in first.items():
+        print(f"{side}: first start {taken:.1f} s", file=sys.stderr)
+    later: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(starts):
         for side, start in sides.items():
-            seconds[side].append(start(folder))
-            print(f"{side}: {seconds[side][-1]:.2f} s", file=sys.stderr)
-    later = {side: times[1:] for side, times in seconds.items()}
+            later[side].append(start(folder))
+            print(f"{side}: {later[side][-1]:.2f} s", file=sys.stderr)
     ratios = sorted(a / b for a, b in zip(later["ours"], later["trl"], strict=True))
 
     def told(side: str) -> dict[str, Any]:
         return {
-            "first_start_seconds": round(seconds[side][0], 2),
+            "first_start_seconds": round(first[side], 2),
             "second_start_seconds": round(statistics.median(later[side]), 2),
             "min": round(min(later[side]), 2),
             "max": round(max(later[side]), 2),

@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NoReturn
 
 import psutil
@@ -21,10 +20,10 @@ from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
 from configs.shapes import ModelShape
-from launch.ancestors import LAUNCHER_VARIABLE
-from launch.environment import accelerators, library_environment
+from launch.environment import accelerators
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
+from launch.waiting_launcher import tell
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.progress import nothing_to_do, read_progress
 from trainer.checkpoint.store import resume_folder
@@ -36,30 +35,28 @@ STOPS = (signal.SIGTERM, signal.SIGUSR1)
 UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
 """The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
 TOO_EARLY = "agenttune: stopped before the first step, nothing to save; start it again"
-LAUNCHER = Path(__file__).with_name("deepspeed_launcher.py")
 
 
-def run_processes(path: str, overrides: Sequence[str]) -> int:
-    """Check everything that can be checked, start the ranks, wait. Raises ConfigError or DataError before."""
-    config = load_config(path, overrides)
+def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Popen[bytes]) -> int:
+    """Check everything that can be checked, have the ranks started, wait. Raises ConfigError or DataError before."""
     for number in STOPS:
         signal.signal(number, _stop_early)
-    with _waiting_launcher() as process:
-        layout, builder = local_layout(config, accelerators())
-        check_output(config)
-        stream = check_sources(config, builder)
-        folder = resume_folder(config)
-        if folder:
-            progress = read_progress(folder, config, layout)
-            stream.check_cursor(progress.cursor, folder)
-            if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
-                print(said, file=sys.stderr)
-                return 0
-        print(_announcement(config, layout), file=sys.stderr)
-        ranks = Ranks(process, layout.world_size)
-        forward = _Forward(process, ranks)
-        _tell(process, _arguments(layout, path, overrides))
-        code = process.wait()
+    config = load_config(path, overrides)
+    layout, builder = local_layout(config, accelerators())
+    check_output(config)
+    stream = check_sources(config, builder)
+    folder = resume_folder(config)
+    if folder:
+        progress = read_progress(folder, config, layout)
+        stream.check_cursor(progress.cursor, folder)
+        if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
+            print(said, file=sys.stderr)
+            return 0
+    print(_announcement(config, layout), file=sys.stderr)
+    ranks = Ranks(launcher, layout.world_size)
+    forward = _Forward(launcher, ranks)
+    tell(launcher, _arguments(layout, path, overrides))
+    code = launcher.wait()
     if forward.interrupted and code:
         return 130
     if code in PASSED_ON:
@@ -97,32 +94,6 @@ def _announcement(config: Config, layout: Layout) -> str:
         f"{layout.world_size} ranks, tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
         f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step"
     )
-
-
-@contextlib.contextmanager
-def _waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
-    """DeepSpeed's launcher, which waits to be told: it imports torch, and that takes as long as all checks here.
-
-    Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
-    the first devices whatever CUDA_VISIBLE_DEVICES says.
-    """
-    environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
-    # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
-    # alone, and is handed on as it should be.
-    process = subprocess.Popen(
-        [sys.executable, str(LAUNCHER)], env=environment, stdin=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()  # unless it ended by itself; it has no ranks where this one did not wait for it
-        process.wait()
-
-
-def _tell(launcher: subprocess.Popen[bytes], arguments: list[str]) -> None:
-    assert launcher.stdin is not None
-    with contextlib.suppress(BrokenPipeError), launcher.stdin:  # where it died its exit code says so
-        launcher.stdin.write(json.dumps(arguments).encode())
 
 
 def _arguments(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]:

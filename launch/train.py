@@ -43,9 +43,12 @@ def main(argv: Sequence[str]) -> int:
         from launch.rank import run_rank
 
         return run_rank(config, overrides)
-    from launch.processes import run_processes
+    from launch.waiting_launcher import waiting_launcher
 
-    return run_processes(config, overrides)
+    with waiting_launcher() as launcher:  # before the imports of all that checks the settings
+        from launch.processes import run_processes
+
+        return run_processes(config, overrides, launcher)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
+from tokenization.borders import Share, shares
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, ControlIds, RenderError, Segment, Span, Text
 from tokenization.tokenizer_files import prefix_scheme, read_tokenizer, with_prefix
-from tokenization.words import ID_SIZE, Words, as_bytes
+from tokenization.words import ID_SIZE, LONGEST_WORD, Words, as_bytes
 
-_KEPT_BORDERS = 50_000
+_KEPT_SHARES = 50_000
+_TRAINED, _KIND = 0x80, np.uint8(0x7F)
+_MARKS = [[bytes([kind | trained]) for kind in SpanKind] for trained in (0, _TRAINED)]
+"""[trained][kind]: a token's mark, which is its kind and, in the highest bit, whether it is a target."""
 
 
 class Piece(NamedTuple):
@@ -28,15 +31,6 @@ class Piece(NamedTuple):
     start: int
     stop: int
     text: str
-
-
-class Border(NamedTuple):
-    """Where a span begins inside a word."""
-
-    tokens: int
-    """Of the word, those that are the span's or a later one's."""
-    crossed: bool
-    """A token lies across it."""
 
 
 class Encoder:
@@ -84,7 +78,7 @@ class Encoder:
         self.special: Mapping[str, int] = {token: self._id(token) for token in special}
         tokenizer.encode_special_tokens = True
         self._words = Words(tokenizer)
-        self._inside = lru_cache(_KEPT_BORDERS)(self._borders)  # words repeat
+        self._repeated = lru_cache(_KEPT_SHARES)(self._shares)  # words repeat
         control = {bos: self.bos, eos: self.eos, **self.special}
         for token, id in control.items():
             if id in tokenizer.encode(f"a {token} b", add_special_tokens=False).ids:
@@ -118,42 +112,29 @@ class Encoder:
 
         Raises RenderError where a token lies across the end of a prompt.
         """
-        tokens: list[bytes] = []
-        kinds: list[int] = []  # [runs]: tokens in a row of one span are a run
-        trained: list[bool] = []
-        counts: list[int] = []
+        ids: list[bytes] = []
+        marks: list[bytes] = []  # a byte for each token: its kind, and whether it is a target
         for segment in segments:
             if isinstance(segment, Control):
-                tokens.append(as_bytes([segment.id]))
-                kinds.append(segment.kind)
-                trained.append(segment.trained)
-                counts.append(1)
-                continue
-            words = self._words.split(segment.text)
-            ids = self._words.ids(words)
-            tokens += ids
-            kinds += [span.kind for span in segment.spans]
-            trained += [span.trained for span in segment.spans]
-            counts += self._counts(segment, words, ids)
-        if not tokens or trained[0]:
+                ids.append(segment.id.to_bytes(ID_SIZE, sys.byteorder))
+                marks.append(_MARKS[segment.trained][segment.kind])
+            else:
+                self._add(segment, ids, marks)
+        made = np.frombuffer(b"".join(marks), np.uint8)  # [n]
+        if not len(made) or made[0] & _TRAINED:
             # Its logits would have to come from a token before it, and there is none.
             raise AssertionError(f"internal: sample {source}:{id} does not begin with an untrained token")
         return TokenizedSample(
             source=source,
             id=id,
-            tokens=np.frombuffer(bytearray().join(tokens), np.int32),
-            trained=np.repeat(np.array(trained, np.bool_), counts),
-            kinds=np.repeat(np.array(kinds, np.uint8), counts),
+            tokens=np.frombuffer(bytearray().join(ids), np.int32),
+            trained=made >= _TRAINED,
+            kinds=made & _KIND,
         )
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
         """The ids of segments alone: a prompt's."""
-        tokens: list[bytes] = []
-        for segment in segments:
-            if isinstance(segment, Control):
-                tokens.append(as_bytes([segment.id]))
-            else:
-                tokens += self._words.ids(self._words.split(segment.text))
+        tokens = [as_bytes([s.id]) if isinstance(s, Control) else self._words.ids(s.text) for s in segments]
         return np.frombuffer(b"".join(tokens), np.int32).tolist()
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
@@ -188,53 +169,45 @@ class Encoder:
         before = len(self.decode([self.bos]))
         return [self.decode([self.bos, *part])[before:] for part in parts]
 
-    def _counts(self, text: Text, words: Sequence[str], ids: Sequence[bytes]) -> list[int]:
-        """Tokens of each span of a text. Most spans begin with a word; where some begin inside a word, the word's
-        tokens are looked at, once."""
-        if len(text.spans) < 2:
-            return [sum(map(len, ids)) // ID_SIZE for _ in text.spans]
-        token_ends, word_ends = list(accumulate(map(len, ids))), list(accumulate(map(len, words)))
-        before: list[int] = []  # [spans], bytes of the ids of the spans before it
-        inside: list[Border] = []  # of the spans that begin inside the word that was looked at last
-        looked_at = -1
-        for number, span in enumerate(text.spans):
-            word = bisect_left(word_ends, span.start)
-            if span.start in (0, word_ends[word]):
-                before.append(token_ends[word] if span.start else 0)
-                continue
-            if word != looked_at:
-                looked_at, start, stop = word, word_ends[word] - len(words[word]), word_ends[word]
-                begun = [s for s in text.spans[number - 1 :] if s.start < stop]
-                spans = tuple((max(s.start - start, 0), s.kind is SpanKind.CONTROL) for s in begun)
-                inside = list(self._inside(words[word], spans, stop == word_ends[-1]))
-            border = inside.pop(0)
-            before.append(token_ends[word] - border.tokens * ID_SIZE)
-            if span.start == text.prompt_end and border.crossed:
-                raise RenderError(
-                    "a token reaches from the prompt into the assistant's turn, so that training and serving would "
-                    "differ; use another data.template"
-                )
-        return [(b - a) // ID_SIZE for a, b in pairwise([*before, token_ends[-1]])]
-
-    def _borders(self, word: str, spans: tuple[tuple[int, bool], ...], last: bool) -> tuple[Border, ...]:
-        """Where the tokens of a word fall, for each span that begins inside it.
-
-        spans: where each span begins, the first at or before the word's first character, and whether it is CONTROL
-        last:  nothing comes after the word
+    def _add(self, text: Text, ids: list[bytes], marks: list[bytes]) -> None:
+        """Adds the ids of a text, and their marks. Most spans begin with a word and are encoded apart; where some begin
+        inside a word, its tokens are looked at.
         """
-        offsets = self._words.offsets(word)
-        stops = [*(start for start, _ in spans[1:]), len(word) + (not last)]
-        kinds = [SpanKind.CONTROL if control else SpanKind.TEXT for _, control in spans]
-        made = [
-            Span(start, stop, kind, False) for (start, _), stop, kind in zip(spans, stops, kinds, strict=True)
-        ]
-        owners = attribute(made, offsets)
-        return tuple(
-            Border(
-                int(np.count_nonzero(owners >= number)), any(a < made[number].start < b for a, b in offsets)
+        if not text.spans:
+            return
+        at, owner = 0, text.spans[0]  # what stands before `at` is added
+        for number, span in enumerate(text.spans[1:], 1):
+            if span.start < at:
+                continue  # in the word that was looked at last
+            start, stop = self._words.across(text.text, span.start)
+            if at < start:
+                ids.append(self._words.ids(text.text[at:start]))
+                marks.append(_MARKS[owner.trained][owner.kind] * (len(ids[-1]) // ID_SIZE))
+            if start < stop:
+                inside = [s for s in text.spans[number - 1 :] if s.start < stop]
+                self._add_word(text, start, stop, inside, ids, marks)
+                span = inside[-1]
+            at, owner = stop, span
+        ids.append(self._words.ids(text.text[at:]))
+        marks.append(_MARKS[owner.trained][owner.kind] * (len(ids[-1]) // ID_SIZE))
+
+    def _add_word(
+        self, text: Text, start: int, stop: int, spans: Sequence[Span], ids: list[bytes], marks: list[bytes]
+    ) -> None:
+        """The same for the word from `start` to `stop`, in which `spans` lie, the first from its beginning."""
+        word = text.text[start:stop]
+        begins = tuple((max(s.start - start, 0), s.kind is SpanKind.CONTROL) for s in spans)
+        found = (self._repeated if len(word) <= LONGEST_WORD else self._shares)(word, begins)
+        if any(s.start == text.prompt_end and share.crossed for s, share in zip(spans, found, strict=True)):
+            raise RenderError(
+                "a token reaches from the prompt into the assistant's turn, so that training and serving would "
+                "differ; use another data.template"
             )
-            for number in range(1, len(made))
-        )
+        ids.append(self._words.ids(word))
+        marks += [_MARKS[s.trained][s.kind] * share.tokens for s, share in zip(spans, found, strict=True)]
+
+    def _shares(self, word: str, begins: tuple[tuple[int, bool], ...]) -> tuple[Share, ...]:
+        return shares(begins, len(word), self._words.offsets(word))
 
     def _id(self, token: str) -> int:
         id = self._tokenizer.token_to_id(token)
@@ -244,21 +217,3 @@ class Encoder:
                 "name the tokenizer's own in tokenizer_config.json (bos_token, eos_token, pad_token)"
             )
         return id
-
-
-def attribute(spans: Sequence[Span], offsets: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
-    """Which of the spans each stretch of characters `offsets[i] = (start, stop)` belongs to, an index each.
-
-    A token that overlaps a message's content is the content's, even if it takes in the template's space; of two
-    contents, the latter's. A token with no characters of its own counts as the character it stands at, and each
-    byte of a character as that character.
-    """
-    edges = np.array(offsets, np.int64).reshape(-1, 2)
-    starts = np.minimum(edges[:, 0], spans[-1].stop - 1)
-    lasts = np.maximum(edges[:, 1] - 1, starts)
-    begins = np.array([span.start for span in spans])
-    first = np.searchsorted(begins, starts, side="right") - 1  # [n], the span of a token's first character
-    last = np.searchsorted(begins, lasts, side="right") - 1
-    content = np.array([-1 if span.kind is SpanKind.CONTROL else at for at, span in enumerate(spans)])
-    nearest = np.maximum.accumulate(content)[last]  # the last content span up to the token's last character
-    return np.where(nearest >= first, nearest, last)

@@ -35,8 +35,7 @@ class Span(NamedTuple):
     trained: bool
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """Characters encoded as one string, which goes on after what stands before it: the encoder puts no space in
     front. The spans ascend and cover every character once."""
 
@@ -46,8 +45,7 @@ class Text:
     """Where a prompt ends inside this text, so that no token may reach over it; mostly it ends before or after."""
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """One control token."""
 
     id: int
@@ -63,17 +61,14 @@ Part = tuple[str, SpanKind, bool]
 def joined(*parts: Part) -> Text:
     """One text out of parts. The spans follow from the parts' lengths; like neighbours make one span."""
     spans: list[Span] = []
-    start = stop = 0
-    like: tuple[SpanKind, bool] | None = None
+    stop = 0
     for characters, kind, trained in parts:
-        if characters and (kind, trained) != like:
-            if like:
-                spans.append(Span(start, stop, *like))
-            start, like = stop, (kind, trained)
-        stop += len(characters)
-    if like:
-        spans.append(Span(start, stop, *like))
-    return Text("".join(characters for characters, _, _ in parts), tuple(spans))
+        if characters:
+            start, stop = stop, stop + len(characters)
+            if spans and spans[-1].kind == kind and spans[-1].trained == trained:
+                start = spans.pop().start
+            spans.append(Span(start, stop, kind, trained))
+    return Text("".join([characters for characters, _, _ in parts]), tuple(spans))
 
 
 def markup(text: str, trained: bool = False) -> Part:

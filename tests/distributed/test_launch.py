@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from configs.load import load_config
-from launch.processes import LAUNCHER
+from launch.waiting_launcher import LAUNCHER
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo"

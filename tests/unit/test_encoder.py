@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tokenization.borders import attribute
 from tokenization.builder import SampleBuilder
 from tokenization.conversation import Conversation, Message, Role
-from tokenization.encoder import Encoder, attribute
+from tokenization.encoder import Encoder
 from tokenization.errors import DataError, Where
 from tokenization.sample import SpanKind, TokenizedSample
 from tokenization.segments import Control, Span, Text, joined

@@ -91,24 +91,24 @@ def test_given_tokens_are_targets_only_where_a_message_asks(
 
 def without_a_trained_stop(segment: Segment) -> Segment:
     stop = isinstance(segment, Control) and segment.kind is SpanKind.STOP
-    return replace(segment, trained=False) if stop else segment
+    return segment._replace(trained=False) if stop else segment
 
 
 def with_every_stop_trained(segment: Segment) -> Segment:
     stop = isinstance(segment, Control) and segment.kind is SpanKind.STOP
-    return replace(segment, trained=True) if stop else segment
+    return segment._replace(trained=True) if stop else segment
 
 
 def with_stops_as_control(segment: Segment) -> Segment:
     stop = isinstance(segment, Control) and segment.kind is SpanKind.STOP
-    return replace(segment, kind=SpanKind.CONTROL) if stop else segment
+    return segment._replace(kind=SpanKind.CONTROL) if stop else segment
 
 
 def with_the_given_trained(segment: Segment) -> Segment:
     if isinstance(segment, Control):
         return segment
     spans = tuple(span._replace(trained=span.trained or span.kind in GIVEN) for span in segment.spans)
-    return replace(segment, spans=spans)
+    return segment._replace(spans=spans)
 
 
 FAULTS: dict[Callable[[Segment], Segment], str] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from tokenization.encoder import Encoder, attribute
+from tokenization.borders import attribute
+from tokenization.encoder import Encoder
 from tokenization.sample import SpanKind
 from tokenization.segments import Control, Text, joined
 from tokenization.tokenizer_files import read_tokenizer, with_prefix
-from tokenization.words import Words, divides
+from tokenization.words import _WORD, Words, divides  # pyright: ignore[reportPrivateUsage]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -45,7 +47,7 @@ def encoder(name: str) -> Encoder:
 
 
 def ids_of(made: Words, text: str) -> list[int]:
-    return np.frombuffer(b"".join(made.ids(made.split(text))), np.int32).tolist()
+    return np.frombuffer(made.ids(text), np.int32).tolist()
 
 
 texts = st.lists(
@@ -78,8 +80,18 @@ texts = st.lists(
 @given(text=texts)
 def test_ids_are_those_of_the_whole_text(name: str, text: str) -> None:
     made = words(name)
-    assert "".join(made.split(text)) == text
     assert ids_of(made, text) == plain(name).encode(text, add_special_tokens=False).ids
+
+
+@on_any_machine
+@given(text=st.text("ab ▁\n\t", min_size=2, max_size=14), data=st.data())
+def test_the_word_that_lies_across_a_place(text: str, data: st.DataObject) -> None:
+    found = _WORD.findall(text)
+    assert "".join(found) == text
+    ends = [0, *accumulate(map(len, found))]
+    at = data.draw(st.integers(1, len(text) - 1))
+    start, stop = max(end for end in ends if end <= at), min(end for end in ends if end >= at)
+    assert words("demo").across(text, at) == (start, stop)
 
 
 @every_tokenizer
@@ -163,15 +175,20 @@ def test_other_tokenizers_are_left_whole() -> None:
     for tokenizer in (byte_level, begins, no_bytes, no_space, random, found_in_text, normalised):
         assert not divides(tokenizer)
     left = Words(found_in_text)
-    assert left.split("so the answer is") == ["so the answer is"]
+    assert left.across("so the answer is", 2) == (0, 16)
     whole = found_in_text.encode("so the answer is", add_special_tokens=False).ids
     assert ids_of(left, "so the answer is") == whole
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenization.words._MOST", 10)
+    monkeypatch.setattr("tokenization.words._WORDS", 10)
+    monkeypatch.setattr("tokenization.words._TEXTS", 1000)
     made = Words(plain("demo"))
     for number in range(100):
         text = f" word{number} and" + "x" * 100
-        assert ids_of(made, text) == plain("demo").encode(text, add_special_tokens=False).ids
-        assert len(made._known) <= 10  # pyright: ignore[reportPrivateUsage]
+        for _ in range(2):
+            assert ids_of(made, text) == plain("demo").encode(text, add_special_tokens=False).ids
+        assert 0 < len(made._words) <= 10  # pyright: ignore[reportPrivateUsage]
+        assert 0 < len(made._texts) <= 4  # pyright: ignore[reportPrivateUsage]
+    assert ids_of(made, "x" * 2000) == plain("demo").encode("x" * 2000, add_special_tokens=False).ids
+    assert len(made._texts) == 1  # pyright: ignore[reportPrivateUsage]

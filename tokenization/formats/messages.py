@@ -99,6 +99,10 @@ def _message(item: object, number: int, fields: Fields) -> Spoken:
     role = ROLES.get(role_name) if isinstance(role_name, str) else None
     if role is None:
         raise Fault(f"{owner} has the unknown role {shown(role_name)}; {_known_roles(role_name)}")
+    if role_name != "function_call" and item.keys() == {fields.role, fields.content}:
+        return Spoken(
+            number, Message(role, _content(item, owner, fields))
+        )  # the most by far: nothing else to read
     loss = _loss(item, role, owner)
     if role_name == "function_call":
         _refuse_unread(item, owner, role)

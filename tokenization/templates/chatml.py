@@ -28,26 +28,23 @@ from tokenization.templates.tools import AFTER, BEFORE, system_parts, tools_text
 
 START, END = "<|im_start|>", "<|im_end|>"
 
+_ASSISTANT, _LINE_END = joined(markup("assistant\n")), joined(markup("\n"))
+
 
 def render(conversation: Conversation, control: ControlIds, *, generate: bool = False) -> list[Segment]:
     """bos, then a block for each speaker in turn."""
+    start, end = Control(control[START]), Control(control[END])
     segments: list[Segment] = [Control(control.bos)]
-
-    def given(role: str, parts: Sequence[Part]) -> list[Segment]:
-        text = joined(markup(f"{role}\n"), *parts)
-        return [Control(control[START]), text, Control(control[END]), joined(markup("\n"))]
-
-    opening = [Control(control[START]), joined(markup("assistant\n"))]
     if system := system_parts(conversation, tools_text(conversation.tools)):
-        segments += given("system", system)
+        segments += (start, joined(markup("system\n"), *system), end, _LINE_END)
     for run in runs(conversation.spoken):
         if run[0].role != "assistant":
             for parts in _blocks(run):
-                segments += given("user", parts)
+                segments += (start, joined(markup("user\n"), *parts), end, _LINE_END)
         else:
             stop = Control(control[END], SpanKind.STOP, run[-1].trained)
-            segments += [*opening, joined(*turn_parts(run)), stop, joined(markup("\n"))]
-    return [*segments, *opening] if generate else segments
+            segments += (start, _ASSISTANT, joined(*turn_parts(run)), stop, _LINE_END)
+    return [*segments, start, _ASSISTANT] if generate else segments
 
 
 def _blocks(run: Sequence[Message]) -> Iterator[list[Part]]:

@@ -229,7 +229,7 @@ class _FolderTemplate:
             ]
             if parts:
                 end = next((len(self._restore(text[at:end])) for end in prompts if at < end < start), None)
-                yield replace(joined(*parts), prompt_end=end)
+                yield joined(*parts)._replace(prompt_end=end)
             if word:
                 _, _, kind, trained = next(s for s in stretches if s[0] <= start < s[1])
                 kind = kind if kind is SpanKind.STOP else SpanKind.CONTROL

@@ -21,7 +21,7 @@ def parse(data: bytes, where: Where) -> object:
     except UnicodeDecodeError as error:
         raise no_text(error, where) from None
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = _DECODER.decode(text)
         if _HALF.search(data):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -88,3 +88,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _ConstantError(f"{name} is not part of JSON; write null or a number")
+
+
+# Made once: `json.loads` makes one for each text, which takes as long as a short row.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)

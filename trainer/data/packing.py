@@ -23,7 +23,7 @@ def choose(lengths: Sequence[int], capacity: int) -> list[int]:
     the sample at place p waits for at most p more rows; the others fill what is left as far as any selection
     can, and older ones go before newer ones. Raises ValueError for a length outside 1 to capacity.
     """
-    if not all(0 < length <= capacity for length in lengths):
+    if min(lengths) < 1 or max(lengths) > capacity:
         raise ValueError(
             f"lengths {min(lengths)} to {max(lengths)} must lie within 1 and the capacity {capacity}"
         )
@@ -54,17 +54,13 @@ def pack_row(
     filled = sum(sizes)
     if filled > length:
         raise ValueError(f"row {index}: {filled} tokens do not fit into {length}")
-    tokens = np.full(length, pad_id, np.int32)
-    labels = np.full(length, IGNORED, np.int32)
-    positions = np.arange(length, dtype=np.int32)
-    source_of = np.zeros(length, np.int32)
-    start = 0
-    for sample, source, size in zip(samples, sources, sizes, strict=True):
-        stop = start + size
-        tokens[start:stop] = sample.tokens
-        labels[start:stop] = np.where(sample.trained, sample.tokens, IGNORED)
-        source_of[start:stop] = source
-        positions[stop:] -= size
-        start = stop
+    padding = length - filled
+    tokens = np.concatenate([*(sample.tokens for sample in samples), np.full(padding, pad_id, np.int32)])
+    trained = np.concatenate([*(sample.trained for sample in samples), np.zeros(padding, np.bool_)])
+    labels = np.where(trained, tokens, np.int32(IGNORED))
+    every = [*sizes, padding]  # the padding counts its positions from 0 like a sample
+    begins = np.cumsum([0, *sizes], dtype=np.int32)
+    positions = np.arange(length, dtype=np.int32) - np.repeat(begins, every)
+    source_of = np.repeat(np.array([*sources, 0], np.int32), every)
     names = tuple((sample.source, sample.id) for sample in samples)
     return PackedRow(index, tokens, labels, positions, source_of, names, filled)

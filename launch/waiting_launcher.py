@@ -1,0 +1,43 @@
+"""DeepSpeed's launcher started before there is anything to launch. Little is imported here, so that it is soon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from launch.environment import library_environment
+from trainer.data.notices import LAUNCHER_VARIABLE
+
+LAUNCHER = Path(__file__).with_name("deepspeed_launcher.py")
+
+
+@contextlib.contextmanager
+def waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
+    """DeepSpeed's launcher, which imports torch while the settings are checked, and waits for `tell`.
+
+    Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
+    the first devices whatever CUDA_VISIBLE_DEVICES says.
+    """
+    environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
+    # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
+    # alone, and is handed on as it should be.
+    process = subprocess.Popen(
+        [sys.executable, str(LAUNCHER)], env=environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # unless it ended by itself; it has no ranks where this one did not wait for it
+        process.wait()
+
+
+def tell(launcher: subprocess.Popen[bytes], arguments: Sequence[str]) -> None:
+    """Let it start ranks."""
+    assert launcher.stdin is not None
+    with contextlib.suppress(BrokenPipeError), launcher.stdin:  # where it died its exit code says so
+        launcher.stdin.write(json.dumps(arguments).encode())
