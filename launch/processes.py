@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import psutil
 
@@ -23,7 +22,7 @@ from configs.shapes import ModelShape
 from launch.environment import accelerators
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
-from launch.waiting_launcher import tell
+from launch.waiting_launcher import STOPS, TOO_EARLY, tell
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.progress import nothing_to_do, read_progress
 from trainer.checkpoint.store import resume_folder
@@ -31,16 +30,12 @@ from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
-STOPS = (signal.SIGTERM, signal.SIGUSR1)
 UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
 """The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
-TOO_EARLY = "agenttune: stopped before the first step, nothing to save; start it again"
 
 
 def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Popen[bytes]) -> int:
     """Check everything that can be checked, have the ranks started, wait. Raises ConfigError or DataError before."""
-    for number in STOPS:
-        signal.signal(number, _stop_early)
     config = load_config(path, overrides)
     layout, builder = local_layout(config, accelerators())
     check_output(config)
@@ -103,11 +98,6 @@ def _arguments(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]
     world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
     place = [f"--world_info={world}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
     return ["--no_local_rank", "--log_level=critical", *place, str(ENTRY), path, *overrides]
-
-
-def _stop_early(number: int, frame: object) -> NoReturn:
-    print(TOO_EARLY, file=sys.stderr)
-    raise SystemExit(REQUEUE)
 
 
 class _Forward:

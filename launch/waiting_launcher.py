@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+from configs.errors import REQUEUE
 from launch.environment import library_environment
 from trainer.data.notices import LAUNCHER_VARIABLE
 
 LAUNCHER = Path(__file__).with_name("deepspeed_launcher.py")
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+TOO_EARLY = "agenttune: stopped before the first step, nothing to save; start it again"
 
 
 @contextlib.contextmanager
@@ -21,8 +26,11 @@ def waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
     """DeepSpeed's launcher, which imports torch while the settings are checked, and waits for `tell`.
 
     Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
-    the first devices whatever CUDA_VISIBLE_DEVICES says.
+    the first devices whatever CUDA_VISIBLE_DEVICES says. Until somebody else listens to the signals of STOPS they end
+    this process with 75, as there is nothing to save.
     """
+    for number in STOPS:
+        signal.signal(number, _stop)
     environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
     # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
     # alone, and is handed on as it should be.
@@ -41,3 +49,8 @@ def tell(launcher: subprocess.Popen[bytes], arguments: Sequence[str]) -> None:
     assert launcher.stdin is not None
     with contextlib.suppress(BrokenPipeError), launcher.stdin:  # where it died its exit code says so
         launcher.stdin.write(json.dumps(arguments).encode())
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    print(TOO_EARLY, file=sys.stderr)
+    raise SystemExit(REQUEUE)
