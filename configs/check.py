@@ -6,7 +6,7 @@ that is broken is raised. What a value may be by its type is already settled by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd, inf, isfinite
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from configs.data_paths import hub_data_set, local_files
 from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
-from configs.schema import Config
+from configs.schema import Config, SourceConfig
 from configs.shapes import ModelShape
 
 
@@ -91,9 +91,8 @@ def check_numbers(config: Config) -> None:
         )
 
 
-def check_files(config: Config) -> None:
-    """Sources and model folder are there. Raises ConfigError."""
-    sources = config.data.sources
+def check_sources(sources: Sequence[SourceConfig]) -> None:
+    """There are some, each with a name of its own and a weight. Raises ConfigError."""
     if not sources:
         raise ConfigError("data.sources=[]: at least 1 source needed; add one with name, path and role")
     names = [source.name for source in sources]
@@ -108,6 +107,13 @@ def check_files(config: Config) -> None:
             raise ConfigError(
                 f"{key}.weight={source.weight}: must be more than 0; raise it or remove the source"
             )
+
+
+def check_files(config: Config) -> None:
+    """Sources and model folder are there. Raises ConfigError."""
+    check_sources(config.data.sources)
+    for index, source in enumerate(config.data.sources):
+        key = f"data.sources.{index}"
         found = local_files(source.path)
         if found.held_out and not found.files:
             raise ConfigError(

@@ -17,7 +17,7 @@ def launcher_pids() -> list[int]:
     """This process's ancestors up to the last that is a launcher, nearest first."""
     found: list[int] = []
     pid = os.getppid()
-    while pid > 1:
+    while pid > 0:  # a container's first process may be one
         if not is_launcher(_command(pid)):
             break
         found.append(pid)

@@ -12,8 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from configs.check import check_numbers
-from configs.errors import ConfigError
+from configs.check import check_numbers, check_sources
 from configs.load import load_config
 from configs.schema import Config, TrainConfig
 from launch.arguments import Parser
@@ -24,6 +23,7 @@ from tokenization.lint import Marks
 from tokenization.lint.finding import RULES
 from tokenization.templates import TEMPLATES
 from tokenization.tokenizer_files import read_tokenizer
+from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_sources
 
 _DESCRIPTION = """\
@@ -32,8 +32,8 @@ Reads every row of every source and reports what is wrong with it as agent data,
 Sources come in the config's order. Of model.path only the tokenizer is needed. Messages are counted
 from 1, a system text beside them included. The exit code is 1 if there are errors: rows that the model
 must not learn, and what stops training. Bad rows, which training cannot take, are errors with
-data.on_error=strict; with skip they are left out, so they are warnings, unless they are more than
-data.max_bad_rows in all."""
+data.on_error=strict; with skip they are left out, so they are warnings, and more of them than
+data.max_bad_rows are one error."""
 _EPILOG = (
     "rules:\n" + "".join(f"  {rule:20}{what}\n" for rule, what in RULES.items()) + "\nexamples:\n"
     "  agenttune lint configs/demo.yaml\n"
@@ -47,8 +47,8 @@ def main(argv: list[str]) -> int:
     config = load_config(args.config, args.overrides)
     # How long to train is of no concern here, and often not settled yet.
     check_numbers(replace(config, train=TrainConfig(steps=1)))
-    if not config.data.sources:
-        raise ConfigError("data.sources=[]: at least 1 source needed; add one with name, path and role")
+    check_sources(config.data.sources)
+    shares([(source.role, source.weight) for source in config.data.sources], config.data.eta)
     builder = open_builder(config)
     linter = Linter(builder, config.data, open_marks(config, builder))
     for source in open_sources(config):

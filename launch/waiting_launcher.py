@@ -34,14 +34,16 @@ def waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
     environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
     # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
     # alone, and is handed on as it should be.
-    process = subprocess.Popen(
-        [sys.executable, str(LAUNCHER)], env=environment, stdin=subprocess.PIPE, start_new_session=True
-    )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER)], env=environment, stdin=subprocess.PIPE, start_new_session=True
+        )
         yield process
     finally:
-        process.kill()  # unless it ended by itself; it has no ranks where this one did not wait for it
-        process.wait()
+        if process:
+            process.kill()  # unless it ended by itself; it has no ranks where this one did not wait for it
+            process.wait()
 
 
 def tell(launcher: subprocess.Popen[bytes], arguments: Sequence[str]) -> None:

@@ -294,6 +294,9 @@ def test_ranks_that_start_after_their_launcher_was_killed_end(folder: Folder) ->
     process.kill()
     assert not folder.processes(ranks_only=True)
     launcher.resume()
+    while not folder.processes(ranks_only=True):  # it starts them, they end themselves
+        assert launcher.is_running(), folder.output()
+        time.sleep(0.01)
     _, alive = psutil.wait_procs(folder.processes(), timeout=60)
     assert not alive
     assert not folder.processes()

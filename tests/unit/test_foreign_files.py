@@ -18,6 +18,7 @@ import pytest
 
 from configs.schema import SourceConfig
 from tokenization.errors import DataError
+from trainer.data.foreign_files import refuse_foreign
 from trainer.data.sources import Source, open_source
 
 ROWS = [{"prompt": 'Say "a,\tb"\nü', "response": "a,\tb"}, {"prompt": "", "response": "{}"}]
@@ -123,3 +124,16 @@ def test_no_cache_is_made_of_what_is_refused(tmp_path: Path):
     with pytest.raises(DataError):
         open_source(SourceConfig(name="mine", path=str(path), role="agent"), tmp_path / "cache")
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_rows_after_lines_that_are_none_make_it_jsonl(tmp_path: Path):
+    file = tmp_path / "rows.txt"
+    file.write_text('# a header\n{"prompt": "a", "response": "b"}\n')
+    refuse_foreign(str(file), file.read_bytes())
+
+
+def test_the_command_overwrites_nothing(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text("mine")
+    (tmp_path / "rows.csv").write_text("prompt,response\na,b\n")
+    with pytest.raises(DataError, match=r"> \S*unpacked-rows\.jsonl$"):
+        refuse_foreign(str(tmp_path / "rows.csv"), b"prompt,response\na,b\n")

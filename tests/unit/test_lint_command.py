@@ -214,7 +214,7 @@ def test_the_summary_is_a_table(lint) -> None:
 
 def test_warnings_alone_are_no_failure(lint) -> None:
     chat = "[{name: chat, path: chat.json, role: general}]"
-    assert "warning: duplicate" in lint(0, f"data.sources={chat}", "--format", "text")
+    assert "warning: duplicate" in lint(0, f"data.sources={chat}", "data.eta=0", "--format", "text")
 
 
 def summary_of(out: str) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def test_orders_that_are_no_conversation(
 
 def test_a_repeated_source_repeats_its_rows(lint) -> None:
     chat = ", ".join(f"{{name: {name}, path: chat.json, role: general}}" for name in ("a", "b"))
-    told = lint(0, f"data.sources=[{chat}]").split("\n\n")[0]
+    told = lint(0, f"data.sources=[{chat}]", "data.eta=0").split("\n\n")[0]
     assert told.count("warning: duplicate: ") == 1 + len(CHAT)
 
 
@@ -355,3 +355,18 @@ def test_no_bar_in_pipes_and_no_torch() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.eta=1.5", "data.eta=1.5"),
+        ("data.sources.1.role=agent", "general"),
+        ("data.sources.1.name=calls", "rename"),
+    ],
+)
+def test_settings_that_training_refuses_are_refused(
+    override: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lint", "config.yaml", override]) == 2
+    assert said in capsys.readouterr().err

@@ -186,6 +186,7 @@ def test_keys_keep_their_nulls_and_gaps(tmp_path: Path):
         (b'{"a": 1}\n{"a": "\\ud83c"}\n', 2, "surrogate"),
         (b'{"a": 1}\n{"\\udf89": 1}\n', 2, "surrogate"),
         (b'{"a": 1}\n["\\uDC00"]\n', 2, "surrogate"),
+        (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', 2, "no JSON: a byte order mark"),
         (b'{"a": 1}\n{"b": "\\n\n', 2, "no JSON: Unterminated string"),
         (b'[1,\n"\xc3"]\n', 2, "0xc3 is not UTF-8"),
         (b'[1,\n2]\n["x"]\n', 3, "no JSON: Extra data (column 1)"),

@@ -27,7 +27,7 @@ _TO_JSONL = (
 )
 _COLUMNS = "its columns named as a format has them: prompt,response or instruction,input,output"
 _TEXTS = (".csv", ".tsv", ".txt")
-"""What has no beginning of its own is known by its name, and by not beginning as JSON does."""
+"""What has no beginning of its own is known by its name, and by no line that begins as JSON does."""
 
 
 def refuse_foreign(path: str, head: bytes) -> None:
@@ -35,12 +35,13 @@ def refuse_foreign(path: str, head: bytes) -> None:
     file = Path(path)
     for magic, (kind, command) in _PACKED.items():
         if head.startswith(magic):
-            plain = file.with_name(file.stem if file.suffix in _SUFFIXES else f"unpacked-{file.name}")
+            plain = _unused(file.with_name(file.stem) if file.suffix in _SUFFIXES else file)
             command = command.format(file=shlex.quote(path), plain=shlex.quote(str(plain)))
             raise DataError(f"{path}: compressed with {kind}, which is not read; decompress it: {command}")
     suffix = file.suffix.lower()
-    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if suffix not in _TEXTS or begins in (b"", b"{", b"["):
+    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    begins = {line.lstrip()[:1] for line in lines}
+    if suffix not in _TEXTS or begins == {b""} or begins & {b"{", b"["}:
         return
     if suffix == ".txt":
         raise DataError(
@@ -50,8 +51,13 @@ def refuse_foreign(path: str, head: bytes) -> None:
     command = _TO_JSONL.format(
         tabs=", delimiter='\\t'" if suffix == ".tsv" else "",
         file=shlex.quote(path),
-        plain=shlex.quote(str(file.with_suffix(".jsonl"))),
+        plain=shlex.quote(str(_unused(file.with_suffix(".jsonl")))),
     )
     raise DataError(
         f"{path}: a {suffix[1:].upper()} table, which is not read; make it JSONL, {_COLUMNS}: {command}"
     )
+
+
+def _unused(file: Path) -> Path:
+    """A name like that of `file` under which there is nothing yet that a command would overwrite."""
+    return file.with_name(f"unpacked-{file.name}") if file.exists() else file

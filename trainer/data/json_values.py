@@ -20,6 +20,8 @@ def parse(data: bytes, where: Where) -> object:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise no_text(error, where) from None
+    if text.startswith("\ufeff"):
+        raise no_json("a byte order mark, as where files were joined", 1, where)
     try:
         value = _DECODER.decode(text)
         if _HALF.search(data):

@@ -1,4 +1,4 @@
-"""DeepSpeed's pipeline engine around this rank's layers; the only user of deepspeed."""
+"""DeepSpeed's pipeline engine around this rank's layers."""
 
 from __future__ import annotations
 

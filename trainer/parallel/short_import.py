@@ -24,13 +24,15 @@ _UNUSED = ("wandb", "torch.distributed._tensor")
 def import_engines() -> None:
     """Makes `megatron.core.X` importable without all the rest, and imports the part of DeepSpeed that compiles.
 
-    Nothing is changed that outlasts it, but that the package `megatron.core` has in it what was imported from it.
+    What outlasts it: `megatron.core` has in it only what was imported from it, knows nothing of DTensor, and does not
+    compile what it defines later.
     """
     with _uncompiled(), _without(*_UNUSED):
         if MEGATRON not in sys.modules:
             spec = find_spec(MEGATRON)
             assert spec is not None  # an installation without it fails above, with its name
-            sys.modules[MEGATRON] = module_from_spec(spec)
+            sys.modules[MEGATRON] = module = module_from_spec(spec)
+            sys.modules["megatron"].core = module  # pyright: ignore[reportAttributeAccessIssue] - as an import does
         importlib.import_module(f"{MEGATRON}.tensor_parallel")
         importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
 
