@@ -42,7 +42,7 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     stream = check_sources(config, builder)
     folder = resume_folder(config)
     if folder:
-        progress = read_progress(folder, config, layout)
+        progress = read_progress(folder, config)
         stream.check_cursor(progress.cursor, folder)
         if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
             print(said, file=sys.stderr)

@@ -86,16 +86,14 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     shape = grown_shape(config, builder)
     stream = data.stream(config)
     folder = resume_folder(config)
-    progress = read_progress(folder, config, layout) if folder else None
+    progress = read_progress(folder, config) if folder else None
     if progress:
         stream.restore(progress.cursor, folder)
         check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
     steps = count_steps(config, data, grid)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
-    weights = folder or Path(config.model.path)
-    fresh = fresh_ids(config, builder, folder)
-    engine, loss = build_model(config, shape, grid, bounds, table, weights, fresh)
+    engine, loss = build_model(config, shape, grid, bounds, table, fresh_ids(builder), load=progress is None)
     if folder and progress:
         read_training_state(folder, engine, table, grid, progress.step)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
@@ -108,7 +106,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
                 f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
             )
     done = progress.step if progress else 0
-    return Run(parts, builder, stream, table, tuple(bounds), done, tracker, quarantine)
+    return Run(parts, builder, stream, tuple(bounds), done, tracker, quarantine)
 
 
 def build_model(
@@ -117,12 +115,13 @@ def build_model(
     grid: Grid,
     bounds: list[int],
     table: Table,
-    weights: Path,
     fresh: range,
+    *,
+    load: bool,
 ) -> tuple[Engine, TargetLoss]:
-    """This rank's layers with the weights of a Hugging Face folder, the loss, and the engine around them.
+    """This rank's layers, the loss, and the engine around them.
 
-    fresh: ids that those weights know nothing of.
+    load: the weights are those of the model's folder, which know nothing of the ids in `fresh`; else they are anything
     """
     dtype = getattr(torch, config.model.dtype)
     layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
@@ -132,7 +131,9 @@ def build_model(
     if head is not None:
         loss.bind_head(head)
     parameters = dict(stages.named_parameters())
-    load_weights(weights, shape, table, parameters, grid.tensor_rank, grid.layout.tensor, fresh)
+    if load:
+        folder, tensor = Path(config.model.path), grid.layout.tensor
+        load_weights(folder, shape, table, parameters, grid.tensor_rank, tensor, fresh)
     engine = build_engine(
         stages,
         make_adamw(stages.parameters(), config.optimizer),

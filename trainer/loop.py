@@ -24,7 +24,6 @@ from trainer.data.report import table
 from trainer.data.state import State
 from trainer.data.stream import RowStream
 from trainer.metrics import Tracker
-from trainer.model.names import Table
 from trainer.step import StepParts, train_step
 
 
@@ -36,7 +35,6 @@ class Run:
     builder: SampleBuilder
     """Template and tokenizer, which go into every checkpoint."""
     stream: RowStream
-    table: Table
     bounds: tuple[int, ...]
     """Pipeline layers at which stages begin, closed by their number."""
     done: int
@@ -102,7 +100,7 @@ def save(run: Run, step: int, data: State) -> Path:
         with failures.attempt():
             write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
         with failures.attempt():
-            write_training_state(folder, parts.engine, run.table, parts.grid, progress)
+            write_training_state(folder, parts.engine, parts.shape, run.bounds, parts.grid, progress)
         if parts.grid.is_main:
             with failures.attempt():
                 write_bundle(

@@ -198,7 +198,8 @@ def test_a_checkpoint_has_the_tokens_that_its_model_lacked(tmp_path: Path) -> No
     (model / "config.json").write_text(json.dumps(SHAPES["tiny"].hf_config()))
     config = Config(model=ModelConfig(path=str(model)), data=DataConfig(template="chatglm3"))
     builder = open_builder(config)
-    assert fresh_ids(config, builder, None) == range(1201, 1205)
+    assert fresh_ids(builder) == range(1201, 1205)
     checkpoint.mkdir()
     write_bundle(model, checkpoint, builder.template, builder.encoder, vocab=1205, dtype="float32")
-    assert len(fresh_ids(config, builder, checkpoint)) == 0
+    of_checkpoint = open_builder(replace(config, model=ModelConfig(path=str(checkpoint))))
+    assert len(fresh_ids(of_checkpoint)) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from configs.errors import ConfigError
-from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
-from trainer.data.open import open_builder
 from trainer.model.names import Piece, Table, check_names, row_offsets
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -41,14 +38,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     raise ConfigError(f"{folder} holds no model.safetensors: convert its weights to safetensors first")
 
 
-def fresh_ids(config: Config, builder: SampleBuilder, checkpoint: Path | None) -> range:
-    """Ids that the weights a run begins with know nothing of: control tokens that the tokenizer beside them lacks.
-
-    The model folder may lack the template's; a checkpoint was written with them. Raises ConfigError where the
-    checkpoint's tokenizer cannot be read.
-    """
-    if checkpoint:
-        builder = open_builder(replace(config, model=replace(config.model, path=str(checkpoint))))
+def fresh_ids(builder: SampleBuilder) -> range:
+    """Ids that the weights a run begins with know nothing of: control tokens that the tokenizer beside them lacks."""
     return range(builder.encoder.own_size, builder.encoder.vocab_size)
 
 

@@ -15,6 +15,7 @@ from trainer.data.identity import from_weights
 
 FOLDER = "training_state"
 STATE = "state.json"
+TENSORS = "tensors.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Progress:
     cursor: dict[str, Any]
     """The stream's place after the last row of that step."""
     layout: Layout
+    """Of the run that wrote this; another may go on from it."""
     rows: int
     """Per step."""
     model: str
@@ -43,25 +45,18 @@ def model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_progress(folder: Path, config: Config, layout: Layout) -> Progress:
+def read_progress(folder: Path, config: Config) -> Progress:
     """Raises ConfigError where the folder holds no training state, or one that this run cannot go on from.
 
-    That is one of another tensor x pipeline layout, another number of rows per step, or another model's config or
-    tokenizer.
+    That is one of another number of rows per step, or another model's config or tokenizer. The layout may be another.
     """
-    file = folder / FOLDER / STATE
-    if not file.is_file():
-        raise ConfigError(
-            f"{folder} has no {FOLDER}/{STATE}: it is no checkpoint to resume; set model.path to it"
-        )
-    values = json.loads(file.read_text(encoding="utf-8"))
+    for name in (STATE, TENSORS):
+        if not (folder / FOLDER / name).is_file():
+            raise ConfigError(
+                f"{folder} has no {FOLDER}/{name}: it is no checkpoint to resume; set model.path to it"
+            )
+    values = json.loads((folder / FOLDER / STATE).read_text(encoding="utf-8"))
     progress = Progress(**values | {"layout": Layout(**values["layout"])})
-    saved = progress.layout
-    if (saved.tensor, saved.pipeline) != (layout.tensor, layout.pipeline):
-        raise ConfigError(
-            f"{folder} was written with tensor {saved.tensor} x pipeline {saved.pipeline}, this run has tensor "
-            f"{layout.tensor} x pipeline {layout.pipeline}: resume with the former, {from_weights(folder)}"
-        )
     if progress.rows != config.batch.rows:
         raise ConfigError(
             f"batch.rows={config.batch.rows} but {folder} was written with {progress.rows}: its steps would count "

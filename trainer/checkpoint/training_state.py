@@ -1,58 +1,66 @@
 """What a resumed run needs beside the weights: float32 weights, moments, the stream's place, the step.
 
-`training_state/stage-00-tensor-00.safetensors` holds each tensor rank's slices under Hugging Face names
-(`model.norm.weight/exp_avg`); `training_state/state.json` the rest. Nothing is pickled.
+`training_state/` holds in `stage-00-data-000-tensor-00.safetensors` a rank's parts of the tensors, under Hugging Face
+names (`model.norm.weight/exp_avg`), in `tensors.json` which part of which tensor is where, in `state.json` the rest.
+Nothing is pickled, and nothing depends on the layout of the run that goes on from it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from trainer.checkpoint.progress import FOLDER, STATE, Progress
+from configs.shapes import ModelShape
+from trainer.checkpoint.progress import FOLDER, STATE, TENSORS, Progress
+from trainer.checkpoint.slices import Part, PartReader, cut_parts, saved_parts, state_file, writers
 from trainer.checkpoint.tensors import save_tensors
-from trainer.model.names import Table, row_offsets
+from trainer.model.names import Table, owned_table
 from trainer.parallel.engine import MOMENTS, Engine
 from trainer.parallel.grid import Grid
 
 KINDS = ("master", *MOMENTS)
 
 
-def state_file(folder: Path, grid: Grid) -> Path:
-    return folder / FOLDER / f"stage-{grid.stage:02d}-tensor-{grid.tensor_rank:02d}.safetensors"
-
-
-def write_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, progress: Progress) -> None:
-    """Write this rank's slices (the first data rank's do) and, on rank 0, the progress. A collective.
+def write_training_state(
+    folder: Path, engine: Engine, shape: ModelShape, bounds: Sequence[int], grid: Grid, progress: Progress
+) -> None:
+    """Write this rank's parts and, on rank 0, where they are and the progress. A collective.
 
     Nothing is written, so nothing can fail on one rank alone, before the last of its steps that need all ranks.
     """
     tensors: dict[str, torch.Tensor] = {}
     parameters = engine.parameters()
+    writer = writers(shape, bounds, grid.stage, grid.layout.data)
     engine.link_moments()
-    for name, pieces in table.items():
+    for name, pieces in owned_table(shape, bounds, grid.stage).items():
         state = engine.read_state(parameters[name])
-        if grid.data_rank != 0:
+        if grid.data_rank != writer[name]:
             continue  # every data rank is needed to put a state together, one of them to write it
-        for piece, offset in zip(pieces, row_offsets(pieces, grid.layout.tensor), strict=True):
-            rows = slice(offset, offset + piece.slice_shape(grid.layout.tensor)[0])
-            tensors |= {f"{piece.name}/{kind}": state[kind][rows].contiguous() for kind in KINDS}
-    if grid.data_rank == 0:
-        save_tensors(tensors, state_file(folder, grid))
+        for kind in KINDS:
+            parts = cut_parts(state[kind], pieces, grid.tensor_rank, grid.layout.tensor)
+            tensors |= {f"{of}/{kind}": part for of, part in parts}
+    own = folder / FOLDER
+    if tensors:
+        save_tensors(tensors, own / state_file(grid.stage, grid.data_rank, grid.tensor_rank))
     if grid.is_main:
-        text = json.dumps(asdict(progress), indent=2) + "\n"
-        (folder / FOLDER / STATE).write_text(text, encoding="utf-8")
+        parts = saved_parts(shape, bounds, grid.layout)
+        listed = {name: [astuple(part) for part in held] for name, held in parts.items()}
+        (own / TENSORS).write_text(json.dumps(listed) + "\n", encoding="utf-8")
+        (own / STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
 
 
 def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, steps: int) -> None:
-    """Put back weights and moments as they were after `steps` steps, on the layout that wrote them."""
-    tensors = load_file(state_file(folder, grid))
-    states = {
-        name: {kind: torch.cat([tensors[f"{piece.name}/{kind}"] for piece in pieces]) for kind in KINDS}
-        for name, pieces in table.items()
-    }
-    engine.write_state(states, steps)
+    """Put back weights and moments as they were after `steps` steps, on whatever layout."""
+    listed = json.loads((folder / FOLDER / TENSORS).read_text(encoding="utf-8"))
+    parts = {name: [Part(*part) for part in held] for name, held in listed.items()}
+    with PartReader(folder / FOLDER, parts) as reader:
+
+        def state(name: str) -> dict[str, torch.Tensor]:
+            where = (grid.tensor_rank, grid.layout.tensor)
+            return {kind: torch.cat([reader.read(p, kind, *where) for p in table[name]]) for kind in KINDS}
+
+        engine.write_state(state, steps)

@@ -95,8 +95,8 @@ class Engine:
         state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
         return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
 
-    def write_state(self, states: dict[str, dict[str, torch.Tensor]], steps: int) -> None:
-        """Put back what `read_state` gave, by parameter name, after `steps` optimizer steps."""
+    def write_state(self, state_of: Callable[[str], dict[str, torch.Tensor]], steps: int) -> None:
+        """Put back what `read_state` gave after `steps` optimizer steps; asks for one parameter at a time, by name."""
         base = cast(Any, self._engine.optimizer).optimizer
         for group in base.param_groups:
             for flat in group["params"]:  # the flat partitions ZeRO made of the group
@@ -106,7 +106,7 @@ class Engine:
                 }
         self.link_moments()
         for name, parameter in self.parameters().items():
-            state = states[name]
+            state = state_of(name)
             safe_set_full_fp32_param(parameter, state["master"])
             for moment in MOMENTS:
                 safe_set_full_optimizer_state(parameter, state[moment], moment)

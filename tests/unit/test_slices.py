@@ -1,0 +1,128 @@
+"""Parts of a training state: whatever layout wrote them, another finds its own slices in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from configs.errors import ConfigError
+from configs.layout import Layout
+from configs.shapes import SHAPES, ModelShape
+from trainer.checkpoint.slices import PartReader, cut_parts, saved_parts, state_file, writers
+from trainer.model.names import Piece, owned_table, stage_table
+from trainer.parallel.stages import balance
+
+Whole = dict[str, torch.Tensor]
+"""Every Hugging Face tensor of a model."""
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    """A small Llama that 1, 2 and 4 tensor ranks can divide, and whose vocabulary they seldom can."""
+    return ModelShape(
+        vocab=draw(st.integers(3, 20)),
+        hidden=draw(st.integers(3, 9)),
+        intermediate=4 * draw(st.integers(1, 3)),
+        layers=draw(st.integers(4, 6)),
+        heads=draw(st.sampled_from([4, 8])),
+        kv_heads=4,
+        head_dim=2,
+        max_positions=16,
+        tied=draw(st.booleans()),
+    )
+
+
+layouts = st.builds(
+    Layout, tensor=st.sampled_from([1, 2, 4]), pipeline=st.integers(1, 4), data=st.integers(1, 3)
+)
+
+
+def bounds_of(shape: ModelShape, layout: Layout) -> list[int]:
+    return balance([1.0] * (shape.layers + 3), layout.pipeline)
+
+
+def rank_slice(whole: torch.Tensor, piece: Piece, rank: int, tensor: int) -> torch.Tensor:
+    """A rank's slice, padded as `slice_shape` says."""
+    start, stop = piece.bounds(rank, tensor)
+    taken = whole[:, start:stop] if piece.split == "columns" else whole[start:stop]
+    padded = torch.zeros(piece.slice_shape(tensor))
+    padded[tuple(slice(0, size) for size in taken.shape)] = taken
+    return padded
+
+
+def write(folder: Path, whole: Whole, shape: ModelShape, layout: Layout) -> None:
+    """As all ranks of a layout do, one after the other."""
+    bounds = bounds_of(shape, layout)
+    for stage in range(layout.pipeline):
+        writer = writers(shape, bounds, stage, layout.data)
+        for data_rank in range(layout.data):
+            for rank in range(layout.tensor):
+                tensors: Whole = {}
+                for name, pieces in owned_table(shape, bounds, stage).items():
+                    if writer[name] == data_rank:
+                        held = [rank_slice(whole[piece.name], piece, rank, layout.tensor) for piece in pieces]
+                        parts = dict(cut_parts(torch.cat(held), pieces, rank, layout.tensor))
+                        tensors |= {f"{name}/master": part for name, part in parts.items()}
+                save_file(tensors, folder / state_file(stage, data_rank, rank))
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=shapes(), wrote=layouts, reads=layouts)
+def test_any_layout_reads_what_any_wrote(
+    shape: ModelShape, wrote: Layout, reads: Layout, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = tmp_path_factory.mktemp("state")
+    generator = torch.Generator().manual_seed(1)
+    whole = {name: torch.rand(size, generator=generator) for name, size in shape.tensors().items()}
+    write(folder, whole, shape, wrote)
+    bounds = bounds_of(shape, reads)
+    with PartReader(folder, saved_parts(shape, bounds_of(shape, wrote), wrote)) as reader:
+        for stage in range(reads.pipeline):
+            for pieces in stage_table(shape, bounds[stage], bounds[stage + 1]).values():
+                for piece in pieces:
+                    for rank in range(reads.tensor):
+                        found = reader.read(piece, "master", rank, reads.tensor)
+                        assert torch.equal(found, rank_slice(whole[piece.name], piece, rank, reads.tensor))
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=shapes(), layout=layouts)
+def test_each_number_is_written_once(shape: ModelShape, layout: Layout):
+    parts = saved_parts(shape, bounds_of(shape, layout), layout)
+    assert parts.keys() == shape.tensors().keys()
+    for name, size in shape.tensors().items():
+        held = parts[name]
+        assert held[0].first == 0
+        assert all(left.last == right.first for left, right in pairwise(held))
+        assert held[-1].last in size
+
+
+@pytest.mark.parametrize("data_ranks", [1, 2, 4, 8])
+def test_data_ranks_share_the_writing(data_ranks: int):
+    shape = SHAPES["llama2-7b"]
+    bounds = balance([1.0] * (shape.layers + 3), 2)
+    for stage in range(2):
+        table = owned_table(shape, bounds, stage)
+        load = [0] * data_ranks
+        for name, rank in writers(shape, bounds, stage, data_ranks).items():
+            load[rank] += sum(prod(piece.shape) for piece in table[name])
+        assert max(load) < 1.3 * sum(load) / data_ranks
+
+
+def test_another_models_state_is_refused(tmp_path: Path):
+    own = SHAPES["tiny"]
+    parts = saved_parts(replace(own, vocab=77), [0, own.layers + 3], Layout(1, 1, 1))
+    (piece,) = stage_table(own, 0, 1)["0.word.weight"]
+    refusal = rf"holds 77 rows or columns of {piece.name}, the model has {own.vocab}"
+    with PartReader(tmp_path, parts) as reader, pytest.raises(ConfigError, match=refusal):
+        reader.read(piece, "master", 0, 1)
+    with PartReader(tmp_path, {}) as reader, pytest.raises(ConfigError, match="holds 0 rows"):
+        reader.read(piece, "master", 0, 1)
