@@ -25,7 +25,7 @@ from trainer.build import build_run
 from trainer.checkpoint import hf_export
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.packing import pack_row
-from trainer.loop import Run, train
+from trainer.loop import Run, save, train
 from trainer.model.layers import Parts
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
@@ -109,6 +109,14 @@ def train_run(
     if run.tracker:
         run.tracker.close()
     return code
+
+
+def save_and_go_on(config: str, overrides: list[str]) -> float:
+    """Resume, save what was read as this layout saves it, and take one step more; returns its loss."""
+    run = _build(config, overrides)
+    save(run, run.done, run.stream.state())
+    (report,) = _steps(run, global_batches(run.stream, run.parts.config.batch.rows), 1)
+    return report["loss"]
 
 
 def convert(config: str, overrides: list[str], export: str, max_bytes: int | None = None) -> None:

@@ -1,0 +1,135 @@
+"""A checkpoint goes on with any layout: bit by bit the same state, the same losses."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import permutations
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from rank_pool import RankPool
+from safetensors.torch import load_file
+from tiny import layout, read_weights, write_config
+
+KINDS = ("master", "exp_avg", "exp_avg_sq")
+DONE, MORE = 2, 3
+
+
+class Size(NamedTuple):
+    tensor: int
+    pipeline: int
+    data: int
+
+    @property
+    def overrides(self) -> list[str]:
+        return layout(*self, sequence=self.tensor == 4)
+
+
+CHAIN = [
+    Size(2, 2, 1),
+    Size(1, 1, 1),
+    Size(4, 1, 2),
+    Size(1, 4, 1),
+    Size(2, 1, 2),
+    Size(1, 2, 4),
+    Size(2, 2, 2),
+    Size(1, 1, 4),
+    Size(2, 4, 1),
+    Size(4, 2, 1),
+]
+"""Each goes on from what the one before has saved."""
+PAIRS = os.environ.get("ALL_LAYOUTS") == "1"
+"""Each of these from each other: 90 pairs, ten minutes."""
+
+
+class Straight(NamedTuple):
+    """A run that was never interrupted."""
+
+    config: Path
+    checkpoint: Path
+    """After DONE steps."""
+    losses: list[float]
+    """Of the steps after those."""
+
+
+def straight_run(ranks: RankPool, model: Path, folder: Path, /, **changes: dict[str, Any]) -> Straight:
+    sections: dict[str, dict[str, Any]] = {"train": {"steps": DONE + MORE}, "checkpoint": {"every": DONE}}
+    optimizer = {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}
+    config = write_config(folder / "run.yaml", model, optimizer=optimizer, **sections | changes)
+    ranks.run("train_run", 4, config=str(config), overrides=CHAIN[0].overrides)
+    metrics = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in metrics[DONE:]]
+    return Straight(config, folder / "run/checkpoints" / f"step-{DONE:08d}", losses)
+
+
+@pytest.fixture(scope="module")
+def straight(ranks: RankPool, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    return straight_run(ranks, model, tmp_path_factory.mktemp("straight"))
+
+
+def gathered(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights and training state of a checkpoint, whole, put together by what `tensors.json` says."""
+    folder = checkpoint / "training_state"
+    files = {file.name: load_file(file) for file in folder.glob("*.safetensors")}
+    whole = read_weights(checkpoint)
+    shapes = {name: weight.shape for name, weight in whole.items()}
+    for name, parts in json.loads((folder / "tensors.json").read_text()).items():
+        for kind in KINDS:
+            held = [files[file].pop(f"{name}/{kind}") for _, _, file in parts]
+            rows = sum(part.shape[0] for part in held) == shapes[name][0]
+            whole[f"{name}/{kind}"] = torch.cat(held, dim=0 if rows else 1)
+            assert whole[f"{name}/{kind}"].shape == shapes[name]
+    assert not any(files.values()), "a file holds more than is listed"
+    return whole
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    these, those = gathered(ours), gathered(theirs)
+    assert these.keys() == those.keys()
+    for name, tensor in those.items():
+        assert torch.equal(these[name].view(torch.uint8), tensor.view(torch.uint8)), name
+
+
+def go_on(ranks: RankPool, straight: Straight, size: Size, checkpoint: Path, run: Path) -> Path:
+    """Resume from a checkpoint on another layout, which has the same state and next loss; returns what it saved."""
+    settings = [*size.overrides, f"checkpoint.resume={checkpoint}", f"run.output_dir={run}"]
+    losses = ranks.run("save_and_go_on", prod(size), config=str(straight.config), overrides=settings)
+    assert losses == [pytest.approx(straight.losses[0], rel=1e-6)] * prod(size)
+    saved = run / "checkpoints" / checkpoint.name
+    assert_same(saved, straight.checkpoint)
+    return saved
+
+
+def test_a_chain_of_layouts(ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+    checkpoint = straight.checkpoint
+    for number, size in enumerate(CHAIN[1:]):
+        checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / str(number))
+
+
+@pytest.mark.parametrize("pair", list(permutations(CHAIN, 2)) if PAIRS else [CHAIN[-2:]], ids=str)
+def test_pairs(pair: tuple[Size, Size], ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+    saved = go_on(ranks, straight, pair[0], straight.checkpoint, tmp_path / "one")
+    go_on(ranks, straight, pair[1], saved, tmp_path / "other")
+
+
+@pytest.mark.parametrize("size", [Size(1, 1, 2), Size(4, 1, 1), Size(1, 2, 1)], ids=str)
+def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+    settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
+    ranks.run("train_run", prod(size), config=str(straight.config), overrides=settings)
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [DONE + 1 + i for i in range(MORE)]
+    assert [line["loss"] for line in metrics] == pytest.approx(straight.losses, rel=1e-6)
+
+
+def test_bfloat16_and_a_tied_head(ranks: RankPool, tied_model: Path, tmp_path: Path) -> None:
+    tied = straight_run(ranks, tied_model, tmp_path, model={"dtype": "bfloat16"})
+    for size in (Size(1, 4, 1), Size(4, 1, 2)):
+        run = tmp_path / f"on{prod(size)}"
+        settings = [*size.overrides, f"checkpoint.resume={tied.checkpoint}", f"run.output_dir={run}"]
+        losses = ranks.run("save_and_go_on", prod(size), config=str(tied.config), overrides=settings)
+        assert losses[0] == pytest.approx(tied.losses[0], rel=1e-2)  # bfloat16 sums in another order
+        assert_same(run / "checkpoints" / tied.checkpoint.name, tied.checkpoint)
