@@ -128,7 +128,7 @@ def _write_weights(folder: Path, shape: ModelShape, seed: int, dtype: str, max_b
     import torch
     from tqdm import tqdm
 
-    from trainer.checkpoint.tensors import save_tensors
+    from trainer.checkpoint.tensors import write_tensors
 
     files = shards(shape, dtype, max_bytes)
     weight_map: dict[str, str] = {}
@@ -143,7 +143,7 @@ def _write_weights(folder: Path, shape: ModelShape, seed: int, dtype: str, max_b
         for number, sizes in enumerate(files, start=1):
             part = "" if len(files) == 1 else f"-{number:05d}-of-{len(files):05d}"
             file = f"model{part}.safetensors"
-            save_tensors(dict(drawn(sizes)), folder / file)
+            write_tensors(folder / file, dict(drawn(sizes)))
             weight_map.update(dict.fromkeys(sizes, file))
     if len(files) > 1:
         metadata = {"total_parameters": shape.parameters(), "total_size": total}

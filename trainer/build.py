@@ -17,7 +17,7 @@ from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
-from trainer.checkpoint.store import resume_folder
+from trainer.checkpoint.resume import agree_on_checkpoint
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -85,7 +85,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     builder = data.builder
     shape = grown_shape(config, builder)
     stream = data.stream(config)
-    folder = resume_folder(config)
+    folder = agree_on_checkpoint(config, grid)
     progress = read_progress(folder, config) if folder else None
     if progress:
         stream.restore(progress.cursor, folder)

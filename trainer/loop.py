@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import REQUEUE
-from configs.load import save_config
 from tokenization.builder import SampleBuilder
-from tokenization.bundle import write_bundle
 from tokenization.errors import DataError
 from trainer.checkpoint.hf_export import write_weights
+from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
-from trainer.checkpoint.progress import FOLDER, Progress, model_digest
+from trainer.checkpoint.progress import Progress, model_digest
 from trainer.checkpoint.store import commit, prune
+from trainer.checkpoint.texts import write_texts
 from trainer.checkpoint.training_state import write_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.prefetch import Prefetch
@@ -95,24 +95,20 @@ def save(run: Run, step: int, data: State) -> Path:
         wandb_id=run.tracker.wandb_id if run.tracker else None,
     )
 
-    def write(folder: Path) -> None:
+    def write(folder: Path) -> Records:
         failures = Postponed()
+        written: Records = {}
         with failures.attempt():
-            write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
+            written |= write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
         with failures.attempt():
-            write_training_state(folder, parts.engine, parts.shape, run.bounds, parts.grid, progress)
+            written |= write_training_state(
+                folder, parts.engine, parts.shape, run.bounds, parts.grid, progress
+            )
         if parts.grid.is_main:
             with failures.attempt():
-                write_bundle(
-                    Path(config.model.path),
-                    folder,
-                    run.builder.template,
-                    run.builder.encoder,
-                    vocab=parts.shape.vocab,
-                    dtype=config.model.dtype,
-                )
-                save_config(config, folder / FOLDER / "config.yaml")
+                written |= write_texts(folder, config, run.builder, parts.shape.vocab)
         failures.settle()
+        return written
 
     folder = commit(run.checkpoints, step, parts.grid, write)
     if run.tracker:

@@ -11,16 +11,25 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.schema import CheckpointConfig, Config, RunConfig
-from trainer.checkpoint.store import commit, find_latest, name_latest, prune, resume_folder, step_folder
+from trainer.checkpoint.manifest import FileRecord, Records, check_files, manifest_text, read_manifest
+from trainer.checkpoint.store import commit, committed, name_latest, prune, resume_folder, step_folder
+from trainer.checkpoint.tensors import write_text
+from trainer.data.notices import tell_once
 from trainer.parallel.grid import Grid
 
+X = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+"""SHA-256 of "x"."""
 
-def writer(text: str) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "weights").write_text(text)
-        (folder / "training_state" / "state").write_text(text)
+
+def writer(text: str) -> Callable[[Path], Records]:
+    def write(folder: Path) -> Records:
+        return {name: write_text(folder / name, text) for name in ("weights", "training_state/state")}
 
     return write
+
+
+def newest(checkpoints: Path) -> Path | None:
+    return next(iter(committed(checkpoints)), None)
 
 
 def names(folder: Path) -> list[str]:
@@ -31,44 +40,45 @@ def test_commit_makes_a_folder_visible_and_names_it(single_rank: Grid, tmp_path:
     checkpoints = tmp_path / "checkpoints"
     for step in (5, 10):
         assert commit(checkpoints, step, single_rank, writer(str(step))) == step_folder(checkpoints, step)
-        assert find_latest(checkpoints) == step_folder(checkpoints, step)
+        assert newest(checkpoints) == step_folder(checkpoints, step)
     assert names(checkpoints) == ["latest", "step-00000005", "step-00000010"]
     assert (checkpoints / "latest").read_text() == "step-00000010\n"
     assert (checkpoints / "step-00000005/training_state/state").read_text() == "5"
 
 
 def test_nothing_is_visible_before_all_is_written(single_rank: Grid, tmp_path: Path) -> None:
-    def write(folder: Path) -> None:
-        writer("new")(folder)
-        assert find_latest(tmp_path) == step_folder(tmp_path, 1)
+    def write(folder: Path) -> Records:
+        records = writer("new")(folder)
+        assert newest(tmp_path) == step_folder(tmp_path, 1)
         assert not step_folder(tmp_path, 2).exists()
         assert not folder.name.startswith("step-")
+        return records
 
     commit(tmp_path, 1, single_rank, writer("old"))
     commit(tmp_path, 2, single_rank, write)
 
 
 def test_a_failure_leaves_the_last_checkpoint_in_force(single_rank: Grid, tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path) -> Records:
         writer("half")(folder)
         raise OSError(28, "No space left on device")
 
     commit(tmp_path, 1, single_rank, writer("old"))
     with pytest.raises(OSError, match="No space left"):
         commit(tmp_path, 2, single_rank, fail)
-    assert find_latest(tmp_path) == step_folder(tmp_path, 1)
+    assert newest(tmp_path) == step_folder(tmp_path, 1)
     assert not step_folder(tmp_path, 2).exists()
     commit(tmp_path, 2, single_rank, writer("whole"))  # what the failure left is no hindrance
     assert (step_folder(tmp_path, 2) / "weights").read_text() == "whole"
 
 
 def test_the_same_step_again_replaces_it(single_rank: Grid, tmp_path: Path) -> None:
-    def other(folder: Path) -> None:
-        (folder / "other").write_text("new")
+    def other(folder: Path) -> Records:
+        return {"other": write_text(folder / "other", "new")}
 
     commit(tmp_path, 3, single_rank, writer("old"))
     commit(tmp_path, 3, single_rank, other)
-    assert names(step_folder(tmp_path, 3)) == ["other", "training_state"]
+    assert names(step_folder(tmp_path, 3)) == ["manifest.json", "other", "training_state"]
 
 
 def test_folders_are_renamed_only_after_their_bytes_are_on_disk(
@@ -90,7 +100,9 @@ def test_folders_are_renamed_only_after_their_bytes_are_on_disk(
     monkeypatch.setattr(Path, "rename", noted_rename)
     commit(tmp_path, 1, single_rank, writer("x"))
     folder, pointer = events.index("rename to step-00000001"), events.index("rename to latest")
-    assert {"flush weights", "flush state", "flush training_state"} <= set(events[:folder])
+    flushed = ("weights", "state", "manifest.json", "training_state", ".step-00000001.partial")
+    assert {f"flush {name}" for name in flushed} <= set(events[:folder])
+    assert f"flush {tmp_path.name}" in events[folder:pointer]
     assert folder < pointer
     assert events[-1] == f"flush {tmp_path.name}"
 
@@ -113,19 +125,19 @@ def test_without_latest_the_newest_folder_is_found(pointer: str | None, tmp_path
     (tmp_path / ".step-00000300.partial").mkdir()
     if pointer is not None:
         (tmp_path / "latest").write_text(pointer)
-    assert find_latest(tmp_path) == step_folder(tmp_path, 100)
+    assert newest(tmp_path) == step_folder(tmp_path, 100)
 
 
 def test_latest_is_followed_even_to_an_older_folder(tmp_path: Path) -> None:
     folders(tmp_path, [10, 20])
     name_latest(tmp_path, "step-00000010")
-    assert find_latest(tmp_path) == step_folder(tmp_path, 10)
+    assert newest(tmp_path) == step_folder(tmp_path, 10)
     assert names(tmp_path) == ["latest", "step-00000010", "step-00000020"]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert find_latest(tmp_path) is None
-    assert find_latest(tmp_path / "checkpoints") is None
+    assert newest(tmp_path) is None
+    assert newest(tmp_path / "checkpoints") is None
 
 
 def test_latest_naming_what_is_gone_is_an_error(tmp_path: Path) -> None:
@@ -134,20 +146,23 @@ def test_latest_naming_what_is_gone_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"step-00000030, which is not there.*checkpoint\.resume=never"
     ) as caught:
-        find_latest(tmp_path)
+        newest(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_resume_folder(tmp_path: Path) -> None:
     folders(tmp_path / "checkpoints", [7])
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder in (step_folder(tmp_path / "checkpoints", 7), other):
+        write_text(folder / "manifest.json", manifest_text(7, {}))
 
     def chosen(resume: str) -> Path | None:
         return resume_folder(Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=resume)))
 
     assert chosen("auto") == step_folder(tmp_path / "checkpoints", 7)
     assert chosen("never") is None
-    own, other = step_folder(tmp_path / "checkpoints", 7), tmp_path / "other"
-    other.mkdir()
+    own = step_folder(tmp_path / "checkpoints", 7)
     assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
     assert chosen(str(own)) == own
     own.rename(tmp_path / "away")
@@ -172,3 +187,52 @@ def test_prune_never_takes_the_one_in_force(tmp_path: Path) -> None:
     name_latest(tmp_path, "step-00000001")  # set back by hand
     prune(tmp_path, 1)
     assert names(tmp_path) == ["latest", "step-00000001"]
+
+
+def test_what_all_ranks_wrote_is_in_the_manifest(single_rank: Grid, tmp_path: Path) -> None:
+    folder = commit(tmp_path, 1, single_rank, writer("x"))
+    records = read_manifest(folder)
+    assert records == dict.fromkeys(("weights", "training_state/state"), FileRecord(1, X))
+    check_files(folder, records, records)
+
+
+def damaged_run(
+    tmp_path: Path, damaged: list[int], capsys: pytest.CaptureFixture[str]
+) -> tuple[Path | None, str]:
+    """What is resumed of three checkpoints, some of which lack a file, and what is said."""
+    tell_once.cache_clear()
+    for step in (1, 2, 3):
+        folder = step_folder(tmp_path / "checkpoints", step)
+        folder.mkdir(parents=True)
+        records = {"weights": write_text(folder / "weights", "x")}
+        write_text(folder / "manifest.json", manifest_text(step, records))
+        if step in damaged:
+            (folder / "weights").write_text("")
+    name_latest(tmp_path / "checkpoints", "step-00000003")
+    found = resume_folder(Config(run=RunConfig(str(tmp_path))))
+    return found, capsys.readouterr().err
+
+
+def test_an_older_checkpoint_is_taken_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, said = damaged_run(tmp_path, [3, 2], capsys)
+    assert found == step_folder(tmp_path / "checkpoints", 1)
+    newest, older = said.splitlines()
+    assert f"{step_folder(tmp_path / 'checkpoints', 3)}/weights: 0 bytes, 1 were written" in newest
+    assert "Going on from step-00000002" in newest
+    assert "checkpoint step-00000002 is damaged" in older
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=r"step-00000001/weights: 0 bytes.*checkpoint\.resume=never"):
+        damaged_run(tmp_path, [1, 2, 3], capsys)
+
+
+def test_a_checkpoint_that_was_named_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged_run(tmp_path, [3], capsys)
+    named = str(step_folder(tmp_path / "checkpoints", 3))
+    with pytest.raises(ConfigError, match="0 bytes, 1 were written"):
+        resume_folder(Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=named)))

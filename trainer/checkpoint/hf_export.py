@@ -13,12 +13,14 @@ import torch.distributed as dist
 from torch import nn
 
 from configs.shapes import ModelShape
+from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
-from trainer.checkpoint.tensors import save_tensors
+from trainer.checkpoint.tensors import write_tensors, write_text
 from trainer.model.names import Piece, owned_table, row_offsets
 from trainer.parallel.grid import Grid
 
 MAX_SHARD_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,15 @@ def shard_plan(
 
 def write_weights(
     folder: Path, shape: ModelShape, bounds: Sequence[int], parameters: Mapping[str, nn.Parameter], grid: Grid
-) -> None:
+) -> Records:
     """Write this stage's shards of the model into `folder`; a collective of the stage's tensor group.
 
     Only the first data rank's tensor group takes part, and its first tensor rank writes. The vocabulary is
-    unpadded. Rank 0 writes the index. A rank that cannot write its part says so after the last gather.
+    unpadded. Rank 0 writes the index. A rank that cannot write its part says so after the last gather. Returns what
+    this rank has written.
     """
     failures = Postponed()
+    written: Records = {}
     item_bytes = next(iter(parameters.values())).element_size()
     plan = shard_plan(shape, bounds, item_bytes)
     if grid.is_main and len(plan) > 1:
@@ -73,9 +77,9 @@ def write_weights(
         }
         with failures.attempt():
             text = json.dumps(index, indent=2) + "\n"
-            (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+            written[INDEX] = write_text(folder / INDEX, text)
     if grid.data_rank != 0:
-        return
+        return written
     tensor = grid.layout.tensor
     places = {
         piece.name: (parameters[name], offset, piece)
@@ -92,8 +96,9 @@ def write_weights(
                 tensors[name] = whole
         if grid.tensor_rank == 0:
             with failures.attempt():
-                save_tensors(tensors, folder / shard.file)
+                written[shard.file] = write_tensors(folder / shard.file, tensors)
     failures.settle()
+    return written
 
 
 def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid) -> torch.Tensor | None:

@@ -1,18 +1,88 @@
-"""Tensors into a safetensors file."""
+"""Tensors and texts into files that are on the disk, and say what they hold, when the call returns."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+
+from trainer.checkpoint.manifest import FileRecord, read_record
+
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+_PIECE = 1 << 24
+"""Bytes written, or read back, at a time."""
+_ALIGNMENT = 8
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Write `file`, readable by whom the umask says: safetensors alone makes it its owner's only."""
-    save_file(dict(tensors), file, metadata={"format": "pt"})
-    umask = os.umask(0)
-    os.umask(umask)
-    file.chmod(0o666 & ~umask)
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
+    """Write CPU tensors as safetensors: an eight-byte length, a JSON header of so many bytes, the numbers in order.
+
+    Not by the library's own writer, which holds a second copy of all and does not say how far it came. Raises
+    ValueError for another dtype than float32 and bfloat16, and what `write_pieces` raises.
+    """
+    entries: dict[str, dict[str, object]] = {}
+    at = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{name}: dtype {tensor.dtype}, can write float32 and bfloat16 only; cast it")
+        end = at + tensor.numel() * tensor.element_size()
+        shape = list(tensor.shape)
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _ALIGNMENT)
+    total = struct.calcsize("<Q") + len(header) + at
+
+    def pieces() -> Iterator[memoryview]:
+        yield memoryview(struct.pack("<Q", len(header)) + header)
+        for tensor in tensors.values():
+            whole = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+            for start in range(0, len(whole), _PIECE):
+                yield whole[start : start + _PIECE]
+
+    return write_pieces(file, pieces(), total)
+
+
+def write_text(file: Path, text: str) -> FileRecord:
+    """Write a text as UTF-8. Raises what `write_pieces` raises."""
+    content = text.encode()
+    return write_pieces(file, iter([memoryview(content)]), len(content))
+
+
+def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRecord:
+    """Write `total` bytes, bring them to the disk, read them back.
+
+    Raises OSError, with the file and how far it came, where the disk takes no more or gives back something else.
+    """
+    digest, written = hashlib.sha256(), 0
+    try:
+        with open(file, "wb", buffering=0) as out:
+            for piece in pieces:
+                left = piece
+                while left:
+                    count = out.write(left)
+                    left, written = left[count:], written + count
+                digest.update(piece)
+            os.fsync(out.fileno())
+    except OSError as error:
+        said = f"{file}: {written:,} of {total:,} bytes were written, then: {error.strerror}"
+        raise OSError(error.errno, said) from error
+    record = FileRecord(total, digest.hexdigest())
+    if read_record(file) != record:
+        raise OSError(f"{file}: reads back other bytes than were written; the disk or its cache is faulty")
+    return record
+
+
+def record_of(file: Path) -> FileRecord:
+    """Brings a file that something else wrote to the disk. Raises OSError with the file."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return read_record(file)

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 from configs.shapes import ModelShape
+from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.progress import FOLDER, STATE, TENSORS, Progress
 from trainer.checkpoint.slices import Part, PartReader, cut_parts, saved_parts, state_file, writers
-from trainer.checkpoint.tensors import save_tensors
+from trainer.checkpoint.tensors import write_tensors, write_text
 from trainer.model.names import Table, owned_table
 from trainer.parallel.engine import MOMENTS, Engine
 from trainer.parallel.grid import Grid
@@ -27,10 +28,11 @@ KINDS = ("master", *MOMENTS)
 
 def write_training_state(
     folder: Path, engine: Engine, shape: ModelShape, bounds: Sequence[int], grid: Grid, progress: Progress
-) -> None:
+) -> Records:
     """Write this rank's parts and, on rank 0, where they are and the progress. A collective.
 
     Nothing is written, so nothing can fail on one rank alone, before the last of its steps that need all ranks.
+    Returns what this rank has written.
     """
     tensors: dict[str, torch.Tensor] = {}
     parameters = engine.parameters()
@@ -43,14 +45,17 @@ def write_training_state(
         for kind in KINDS:
             parts = cut_parts(state[kind], pieces, grid.tensor_rank, grid.layout.tensor)
             tensors |= {f"{of}/{kind}": part for of, part in parts}
-    own = folder / FOLDER
+    written: Records = {}
     if tensors:
-        save_tensors(tensors, own / state_file(grid.stage, grid.data_rank, grid.tensor_rank))
+        name = f"{FOLDER}/{state_file(grid.stage, grid.data_rank, grid.tensor_rank)}"
+        written[name] = write_tensors(folder / name, tensors)
     if grid.is_main:
         parts = saved_parts(shape, bounds, grid.layout)
         listed = {name: [astuple(part) for part in held] for name, held in parts.items()}
-        (own / TENSORS).write_text(json.dumps(listed) + "\n", encoding="utf-8")
-        (own / STATE).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
+        texts = {TENSORS: json.dumps(listed), STATE: json.dumps(asdict(progress), indent=2)}
+        for name, text in texts.items():
+            written[f"{FOLDER}/{name}"] = write_text(folder / FOLDER / name, text + "\n")
+    return written
 
 
 def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, steps: int) -> None:

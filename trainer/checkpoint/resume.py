@@ -1,0 +1,58 @@
+"""Which checkpoint all ranks go on from: every byte of it is read before a tensor is used."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from configs.schema import Config
+from trainer.checkpoint.manifest import DamagedError, Records, check_files, check_sizes, read_manifest
+from trainer.checkpoint.store import first_sound, resume_folders
+from trainer.data.notices import tell_once
+from trainer.parallel.exchange import exchange
+from trainer.parallel.grid import Grid
+
+
+def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
+    """The newest sound checkpoint of those to go on from, None for a fresh start; a collective.
+
+    The ranks divide the reading among them. Where one finds damage all take the checkpoint before, and rank 0 says so.
+    Raises ConfigError where there is none, or where the damaged one was named.
+    """
+
+    at_a_glance = False
+
+    def check(folder: Path) -> None:
+        nonlocal at_a_glance
+        damage, at_a_glance = "", True
+        try:
+            records = read_manifest(folder)
+            check_sizes(folder, records)
+            at_a_glance = False
+            check_files(folder, records, share(records, grid.rank, grid.layout.world_size))
+        except DamagedError as error:
+            damage = str(error)
+        found = [said for said in exchange(damage, grid) if said]
+        if found:
+            raise DamagedError(found[0])
+
+    def tell(said: str) -> None:
+        if at_a_glance:
+            tell_once(said)  # who started the ranks has seen it too
+        elif grid.is_main:
+            print(said, file=sys.stderr)
+
+    # One rank looks which there are: on a shared disk another may not see the newest yet.
+    folders = exchange([str(folder) for folder in resume_folders(config)], grid)[0]
+    return first_sound([Path(folder) for folder in folders], check, tell)
+
+
+def share(records: Records, rank: int, ranks: int) -> list[str]:
+    """The files that a rank reads: all have about as many bytes."""
+    load = [0] * ranks
+    own: list[str] = []
+    for name in sorted(records, key=lambda name: (-records[name].size, name)):
+        reader = load.index(min(load))
+        load[reader] += records[name].size
+        own += [name] if reader == rank else []
+    return own
