@@ -41,6 +41,11 @@ COMMANDS = {
         "report faults in agent data with file and line",
         "agenttune lint configs/demo.yaml",
     ),
+    "verify-checkpoint": Command(
+        "launch.verify_checkpoint",
+        "every file's checksum, and that weights and training state agree",
+        "agenttune verify-checkpoint runs/demo/checkpoints/step-00000160",
+    ),
     "init-model": Command(
         "launch.init_model",
         "make a randomly initialised Hugging Face folder",

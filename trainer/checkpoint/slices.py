@@ -21,6 +21,9 @@ from configs.layout import Layout
 from configs.shapes import ModelShape
 from trainer.model.names import Piece, owned_table, row_offsets
 
+KINDS = ("master", "exp_avg", "exp_avg_sq")
+"""What is kept of each tensor, in float32: the weight and AdamW's moments."""
+
 
 @dataclass(frozen=True)
 class Part:

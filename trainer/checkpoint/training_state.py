@@ -17,13 +17,11 @@ import torch
 from configs.shapes import ModelShape
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.progress import FOLDER, STATE, TENSORS, Progress
-from trainer.checkpoint.slices import Part, PartReader, cut_parts, saved_parts, state_file, writers
+from trainer.checkpoint.slices import KINDS, Part, PartReader, cut_parts, saved_parts, state_file, writers
 from trainer.checkpoint.tensors import write_tensors, write_text
 from trainer.model.names import Table, owned_table
-from trainer.parallel.engine import MOMENTS, Engine
+from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
-
-KINDS = ("master", *MOMENTS)
 
 
 def write_training_state(
