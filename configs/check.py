@@ -158,8 +158,7 @@ def _check_processes(layout: Layout, processes: int | None) -> None:
     if processes % copy:
         limit = f"must be a multiple of tensor {layout.tensor} x pipeline {layout.pipeline} = {copy}"
     else:
-        product = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}"
-        limit = f"must equal {product} = {layout.world_size}"
+        limit = f"must equal {layout} = {layout.world_size}"
     raise ConfigError(f"processes={processes}: {limit}; {remedy}")
 
 

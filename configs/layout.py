@@ -19,6 +19,9 @@ class Layout:
     data: int
     sequence: bool = False
 
+    def __str__(self) -> str:
+        return f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+
     @property
     def world_size(self) -> int:
         """Processes in all."""

@@ -75,8 +75,7 @@ def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
     layout, builder = check_settings(config, devices if automatic else None)
     if layout.world_size > devices:
         raise ConfigError(
-            f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data} = {layout.world_size} "
-            f"processes for {devices} devices: make the product at most {devices}"
+            f"{layout} = {layout.world_size} processes for {devices} devices: make the product at most {devices}"
         )
     return layout, builder
 
@@ -86,7 +85,7 @@ def _announcement(config: Config, layout: Layout) -> str:
     sources = ", ".join(source.name for source in config.data.sources)
     return (
         f"{config.model.path} ({parameters:,} parameters, {config.model.dtype}) on {sources}: starting "
-        f"{layout.world_size} ranks, tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data}, "
+        f"{layout.world_size} ranks, {layout}, "
         f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step"
     )
 

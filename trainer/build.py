@@ -100,7 +100,12 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     tracker = _tracker(config, progress, steps) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     if tracker and progress and progress.step < steps:
-        tracker.say(f"resumed after step {progress.step} from {folder}")
+        other = (
+            ""
+            if progress.layout == layout
+            else f", which was written as {progress.layout}: this run is {layout}"
+        )
+        tracker.say(f"resumed after step {progress.step} from {folder}{other}")
         if progress.steps != steps:
             tracker.say(
                 f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"

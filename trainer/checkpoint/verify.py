@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from configs.errors import ConfigError
+from configs.layout import Layout
 from configs.shapes import ModelShape
 from trainer.checkpoint.hf_import import tensor_files
 from trainer.checkpoint.manifest import MANIFEST, DamagedError, check_files, check_sizes, read_manifest
@@ -98,11 +99,10 @@ def _verify_contents(folder: Path) -> Iterator[Found]:
         raise DamagedError(f"{state / STATE}: step {values['step']}, but {step} in {MANIFEST}")
     if folder.name.startswith("step-") and folder.name != step_folder(Path(), step).name:
         raise DamagedError(f"{folder}: is of step {step}; it was renamed")
-    layout = values["layout"]
     yield Found(
         "progress",
         f"step {step} of {values['steps']}, {values['cursor']['row']:,} rows, data hash {values['cursor']['hash']}; "
-        f"written as tensor {layout['tensor']} x pipeline {layout['pipeline']} x data {layout['data']}",
+        f"written as {Layout(**values['layout'])}",
     )
 
 

@@ -49,8 +49,8 @@ def start_grid(layout: Layout, timeout: timedelta = timedelta(minutes=30)) -> Gr
     processes = int(os.environ["WORLD_SIZE"])
     if processes != layout.world_size:
         raise ValueError(
-            f"{processes} processes were started for a layout of tensor {layout.tensor} x pipeline "
-            f"{layout.pipeline} x data {layout.data} = {layout.world_size}: start {layout.world_size}"
+            f"{processes} processes were started for a layout of {layout} = {layout.world_size}: "
+            f"start {layout.world_size}"
         )
     prepare_cpu_host()
     cuda = torch.cuda.is_available()
