@@ -112,7 +112,10 @@ def save(run: Run, step: int, data: State) -> Path:
 
     folder = commit(run.checkpoints, step, parts.grid, write)
     if run.tracker:
-        prune(run.checkpoints, config.checkpoint.keep)
+        try:
+            prune(run.checkpoints, config.checkpoint.keep)
+        except OSError as error:  # no reason to end a run whose checkpoint is safe
+            run.tracker.say(f"an old checkpoint could not be deleted: {error}")
         run.tracker.say(f"checkpoint of step {step}: {folder}")
     return folder
 

@@ -22,7 +22,7 @@ from configs.shapes import ModelShape
 from tokenization.bundle import write_bundle
 from tokenization.sample import TokenizedSample
 from trainer.build import build_run
-from trainer.checkpoint import hf_export
+from trainer.checkpoint import hf_export, store
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.packing import pack_row
 from trainer.loop import Run, save, train
@@ -83,14 +83,21 @@ def train_rows(config: str, overrides: list[str], batches: list[list[list[Sample
 
 
 def train_run(
-    config: str, overrides: list[str], full_disk: dict[str, int] | None = None, max_bytes: int | None = None
+    config: str,
+    overrides: list[str],
+    full_disk: dict[str, int] | None = None,
+    max_bytes: int | None = None,
+    small: int | None = None,
 ) -> int:
     """The whole run with its checkpoints, weights in files of at most `max_bytes`; returns the exit code.
+
+    small: bytes of a file that every rank reads when it resumes; larger ones are divided among them
 
     `full_disk` {"rank", "step", "bytes"}: that rank can write no file beyond so many bytes while it saves that
     step. The operating system refuses, so whatever library writes meets its own kind of error.
     """
     _limit_shards(max_bytes)
+    store.SMALL = store.SMALL if small is None else small
     run = _build(config, overrides)
     if full_disk and run.parts.grid.rank == full_disk["rank"]:
         commit = trainer.loop.commit

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +146,7 @@ def test_latest_naming_what_is_gone_is_an_error(tmp_path: Path) -> None:
     folders(tmp_path, [10])
     name_latest(tmp_path, "step-00000030")
     with pytest.raises(
-        ConfigError, match=r"step-00000030, which is not there.*checkpoint\.resume=never"
+        ConfigError, match=r"step-00000030', which is not there.*checkpoint\.resume=never"
     ) as caught:
         newest(tmp_path)
     assert "\n" not in str(caught.value)
@@ -182,11 +184,81 @@ def test_prune_keeps_the_newest(
     assert names(checkpoints) == [step_folder(checkpoints, step).name for step in kept]
 
 
-def test_prune_never_takes_the_one_in_force(tmp_path: Path) -> None:
-    folders(tmp_path, [1, 2, 3])
-    name_latest(tmp_path, "step-00000001")  # set back by hand
-    prune(tmp_path, 1)
-    assert names(tmp_path) == ["latest", "step-00000001"]
+def test_prune_leaves_what_is_newer_than_the_one_in_force(tmp_path: Path) -> None:
+    folders(tmp_path, [1, 2, 3, 4])
+    (tmp_path / "step-00000001-best").mkdir()  # a copy of the user's
+    name_latest(tmp_path, "step-00000003")  # set back by hand
+    prune(tmp_path, 2)
+    assert names(tmp_path) == [
+        "latest",
+        "step-00000001-best",
+        "step-00000002",
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_course_that_was_left_is_put_aside(step: int, single_rank: Grid, tmp_path: Path) -> None:
+    """Going back to 1, the run meets folders of its old course, which no fallback may take for its own."""
+    for old in (1, 2, 3):
+        commit(tmp_path, old, single_rank, writer("old"))
+    name_latest(tmp_path, "step-00000001")
+    commit(tmp_path, step, single_rank, writer("new"))
+    assert newest(tmp_path) == step_folder(tmp_path, step)
+    assert (step_folder(tmp_path, step) / "weights").read_text() == "new"
+    assert (tmp_path / "step-00000003-left/weights").read_text() == "old"
+    assert [folder.name for folder in committed(tmp_path)][1:] == [
+        f"step-0000000{n}" for n in range(step - 1, 0, -1)
+    ]
+
+
+@pytest.mark.parametrize("moment", range(16))
+def test_killed_at_any_moment_a_sound_one_is_in_force(
+    moment: int, single_rank: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a step that is there already is written again, after the run went back to the one before it."""
+
+    class Killed(BaseException):
+        pass
+
+    for step in (1, 2):
+        commit(tmp_path / "checkpoints", step, single_rank, writer("old"))
+    calls = 0
+
+    def killing(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == moment + 1:
+                raise Killed
+            return function(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "rename"), (Path, "unlink"), (os, "fsync"), (shutil, "rmtree")):
+            patch.setattr(owner, name, killing(getattr(owner, name)))
+        with contextlib.suppress(Killed):
+            commit(tmp_path / "checkpoints", 2, single_rank, writer("new"))
+    assert calls > moment, "a moment that never comes"
+    found = resume_folder(Config(run=RunConfig(str(tmp_path))))
+    assert found is not None
+    records = read_manifest(found)
+    check_files(found, records, records)
+    commit(tmp_path / "checkpoints", 3, single_rank, writer("later"))
+    assert not list((tmp_path / "checkpoints").glob(".step*"))
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0\0", b"", b"\xff\0"])
+def test_a_spoilt_latest(content: bytes, tmp_path: Path) -> None:
+    folders(tmp_path, [1, 2])
+    (tmp_path / "latest").write_bytes(content)
+    if b"\xff" in content:
+        with pytest.raises(ConfigError, match="which is not there"):
+            committed(tmp_path)
+    else:
+        assert newest(tmp_path) == step_folder(tmp_path, 2)
 
 
 def test_what_all_ranks_wrote_is_in_the_manifest(single_rank: Grid, tmp_path: Path) -> None:
@@ -197,7 +269,7 @@ def test_what_all_ranks_wrote_is_in_the_manifest(single_rank: Grid, tmp_path: Pa
 
 
 def damaged_run(
-    tmp_path: Path, damaged: list[int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, damaged: list[int], capsys: pytest.CaptureFixture[str], damage: str = ""
 ) -> tuple[Path | None, str]:
     """What is resumed of three checkpoints, some of which lack a file, and what is said."""
     tell_once.cache_clear()
@@ -207,7 +279,7 @@ def damaged_run(
         records = {"weights": write_text(folder / "weights", "x")}
         write_text(folder / "manifest.json", manifest_text(step, records))
         if step in damaged:
-            (folder / "weights").write_text("")
+            (folder / "weights").write_text(damage)
     name_latest(tmp_path / "checkpoints", "step-00000003")
     found = resume_folder(Config(run=RunConfig(str(tmp_path))))
     return found, capsys.readouterr().err
@@ -236,3 +308,10 @@ def test_a_checkpoint_that_was_named_is_not_replaced(
     named = str(step_folder(tmp_path / "checkpoints", 3))
     with pytest.raises(ConfigError, match="0 bytes, 1 were written"):
         resume_folder(Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=named)))
+
+
+def test_small_files_are_read_before_ranks_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are used there."""
+    found, said = damaged_run(tmp_path, [3], capsys, damage="y")
+    assert found == step_folder(tmp_path / "checkpoints", 2)
+    assert "weights: holds other bytes than were written" in said

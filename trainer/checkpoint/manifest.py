@@ -65,7 +65,9 @@ def read_manifest(folder: Path) -> Records:
             raise DamagedError(f"{file}: is not what was written")
         return {name: FileRecord(int(v["size"]), str(v["sha256"])) for name, v in values["files"].items()}
     except FileNotFoundError:
-        raise DamagedError(f"{file}: missing, and without it a folder is no whole checkpoint") from None
+        raise DamagedError(
+            f"{file}: missing, so it is no whole checkpoint (to begin with its weights set model.path to it)"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DamagedError):
             raise

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from configs.errors import ConfigError
 from configs.schema import Config
-from trainer.checkpoint.manifest import DamagedError, Records, check_files, check_sizes, read_manifest
-from trainer.checkpoint.store import first_sound, resume_folders
+from trainer.checkpoint.manifest import DamagedError, Records, check_files, read_manifest
+from trainer.checkpoint.store import first_sound, glance, resume_folders
 from trainer.data.notices import tell_once
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid
@@ -26,9 +27,9 @@ def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
         nonlocal at_a_glance
         damage, at_a_glance = "", True
         try:
-            records = read_manifest(folder)
-            check_sizes(folder, records)
+            glance(folder)
             at_a_glance = False
+            records = read_manifest(folder)
             check_files(folder, records, share(records, grid.rank, grid.layout.world_size))
         except DamagedError as error:
             damage = str(error)
@@ -42,9 +43,21 @@ def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
         elif grid.is_main:
             print(said, file=sys.stderr)
 
-    # One rank looks which there are: on a shared disk another may not see the newest yet.
-    folders = exchange([str(folder) for folder in resume_folders(config)], grid)[0]
-    return first_sound([Path(folder) for folder in folders], check, tell)
+    return first_sound(_folders_of_main(config, grid), check, tell)
+
+
+def _folders_of_main(config: Config, grid: Grid) -> list[Path]:
+    """One rank looks which there are: on a shared disk another may not see the newest yet."""
+    told: dict[str, object] = {}
+    try:
+        if grid.is_main:
+            told["folders"] = [str(folder) for folder in resume_folders(config)]
+    except ConfigError as error:
+        told["error"] = str(error)
+    answer = exchange(told, grid)[0]
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return [Path(folder) for folder in answer["folders"]]
 
 
 def share(records: Records, rank: int, ranks: int) -> list[str]:

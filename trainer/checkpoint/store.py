@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from trainer.checkpoint.manifest import (
     DamagedError,
     FileRecord,
     Records,
+    check_files,
     check_sizes,
     manifest_text,
     read_manifest,
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
     from trainer.parallel.grid import Grid
 
 LATEST = "latest"
+LEFT = "left"
+"""At the end of the name of a folder whose course a run has left, by going back to one before it."""
+_NAME = re.compile(r"step-\d+")
+SMALL = 4 << 20
+"""Bytes of a file that is read at a glance."""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -52,9 +60,9 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
         told: dict[str, object] = {}
         try:
             told["files"] = {name: asdict(record) for name, record in task().items()}
-        except Exception as error:
+        except (OSError, ValueError) as error:  # anything else ends this rank, and with it the others
             failure = error
-            told["error"] = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            told["error"] = str(error)
         answers = exchange(told, grid)
         guilty = [(rank, answer["error"]) for rank, answer in enumerate(answers) if "error" in answer]
         if guilty and grid.is_main:
@@ -71,8 +79,10 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
 
     def prepare() -> Records:
         if grid.is_main:
-            shutil.rmtree(aside, ignore_errors=True)
+            for left in [*checkpoints.glob(".step-*.partial"), *checkpoints.glob(".step-*.gone")]:
+                shutil.rmtree(left)  # by a process that was killed
             (aside / "training_state").mkdir(parents=True)
+            _flush(checkpoints.parent)
         return {}
 
     def publish() -> Records:
@@ -80,15 +90,47 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
             write_text(aside / MANIFEST, manifest_text(step, records))
             for folder in (aside / "training_state", aside):
                 _flush(folder)
-            _remove(final)
-            aside.rename(final)
-            name_latest(checkpoints, final.name)
+            _replace(final, aside)
         return {}
 
     together(prepare)
     records = together(lambda: write(aside))
     together(publish)
     return final
+
+
+def _replace(final: Path, aside: Path) -> None:
+    """Give the folder aside its name and have `latest` name it. Killed at any moment it leaves a sound one in force.
+
+    A run that has gone back may meet folders of its own step and of later ones, which are of the course that it has
+    left: no later fallback must take them for its own.
+    """
+    checkpoints = final.parent
+    older = [folder for folder in _folders(checkpoints) if folder.name < final.name]
+    left = [folder for folder in _folders(checkpoints) if folder.name >= final.name]
+    if left and older:
+        name_latest(checkpoints, older[0].name)
+    elif left:
+        (checkpoints / LATEST).unlink(missing_ok=True)
+    for folder in left:
+        folder.rename(_free(folder.with_name(f"{folder.name}-{LEFT}")))
+    aside.rename(final)
+    name_latest(checkpoints, final.name)
+
+
+def _folders(checkpoints: Path) -> list[Path]:
+    """All folders with a checkpoint's name, newest first."""
+    found = (
+        folder for folder in checkpoints.glob("step-*") if _NAME.fullmatch(folder.name) and folder.is_dir()
+    )
+    return sorted(found, reverse=True)
+
+
+def _free(path: Path) -> Path:
+    number = next(
+        n for n in count(1) if not (path if n == 1 else path.with_name(f"{path.name}-{n}")).exists()
+    )
+    return path if number == 1 else path.with_name(f"{path.name}-{number}")
 
 
 def name_latest(checkpoints: Path, name: str) -> None:
@@ -107,14 +149,15 @@ def committed(checkpoints: Path) -> list[Path]:
     A missing or empty `latest` beside committed folders is answered by looking at the folders themselves, and
     a `latest` naming what is not there raises ConfigError: a run never starts over silently.
     """
-    folders = sorted((folder for folder in checkpoints.glob("step-*") if folder.is_dir()), reverse=True)
+    folders = _folders(checkpoints)
     pointer = checkpoints / LATEST
-    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    # A power cut can leave a file of NULs.
+    name = pointer.read_bytes().decode(errors="replace").strip("\0 \n") if pointer.is_file() else ""
     if not name:
         return folders
     if checkpoints / name not in folders:
         raise ConfigError(
-            f"{pointer} names {name}, which is not there: write the name of a folder beside it into it, or set "
+            f"{pointer} names {name!r}, which is not there: write the name of a folder beside it into it, or set "
             "checkpoint.resume=never to start over"
         )
     return folders[folders.index(checkpoints / name) :]
@@ -146,9 +189,17 @@ def resume_folder(config: Config) -> Path | None:
 
     Tells of each that does not. Raises ConfigError where none does.
     """
-    return first_sound(
-        resume_folders(config), lambda folder: check_sizes(folder, read_manifest(folder)), tell_once
-    )
+    return first_sound(resume_folders(config), glance, tell_once)
+
+
+def glance(folder: Path) -> None:
+    """What a moment shows: every file's size, and all bytes of the small ones, which are read before ranks start.
+
+    Raises DamagedError.
+    """
+    records = read_manifest(folder)
+    check_sizes(folder, records)
+    check_files(folder, records, [name for name, record in records.items() if record.size <= SMALL])
 
 
 def first_sound(
@@ -171,19 +222,18 @@ def first_sound(
             )
         else:
             raise ConfigError(
-                f"{damage}. There is no other to go on from: name a whole one in checkpoint.resume, set model.path to "
-                "this folder if its weights are to be begun with, or start afresh with checkpoint.resume=never"
+                f"{damage}. There is no other to go on from: name a whole one in checkpoint.resume, or start afresh "
+                "with checkpoint.resume=never"
             )
     return None
 
 
 def prune(checkpoints: Path, keep: int | None) -> None:
-    """Delete all but `keep` committed checkpoints, the one `latest` names and the newest others; None keeps all."""
-    if not keep:
-        return
-    current = next(iter(committed(checkpoints)), None)
-    others = sorted(f for f in checkpoints.glob("step-*") if f.is_dir() and f != current)
-    for folder in others[: max(0, len(others) + 1 - keep)]:
+    """Delete all but the `keep` newest of the checkpoints that a run may go on from; None keeps all.
+
+    Others, of a course that the run has left, are not touched and do not count.
+    """
+    for folder in committed(checkpoints)[keep:] if keep else []:
         _remove(folder)
 
 
