@@ -15,7 +15,7 @@ from trainer.checkpoint.hf_export import write_weights
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import Progress, model_digest
-from trainer.checkpoint.store import commit, prune
+from trainer.checkpoint.store import commit, goes_on, prune
 from trainer.checkpoint.texts import write_texts
 from trainer.checkpoint.training_state import write_training_state
 from trainer.data.bad_rows import Quarantine
@@ -52,8 +52,9 @@ class Run:
 def train(run: Run) -> int:
     """Take the remaining steps. Returns the exit code: 0 when all are done, 75 when stopped by a signal."""
     stop = StopRequest()
-    every = run.parts.config.checkpoint.every
-    with closing(Prefetch(run.stream, run.parts.config.batch.rows)) as batches:
+    config = run.parts.config
+    every = config.checkpoint.every
+    with closing(Prefetch(run.stream, config.batch.rows)) as batches:
         for step in range(run.done + 1, run.parts.steps + 1):
             begun = time.perf_counter()
             try:
@@ -73,9 +74,8 @@ def train(run: Run) -> int:
                 save(run, step, data)
             if stopping and not last:
                 if run.tracker:
-                    run.tracker.say(
-                        f"stopped by a signal after step {step}: the same command goes on from there"
-                    )
+                    how = "the same command goes on" if goes_on(config) else "checkpoint.resume=auto goes on"
+                    run.tracker.say(f"stopped by a signal after step {step}: {how} from there")
                 return REQUEUE
             if last and run.tracker:
                 run.tracker.say(table(run.stream.report(data)))

@@ -10,6 +10,7 @@ import pytest
 from streams import Row, stream_of
 
 from configs.errors import REQUEUE
+from configs.schema import BatchConfig, CheckpointConfig, Config
 from trainer import loop
 from trainer.data.bad_rows import Quarantine
 
@@ -20,9 +21,21 @@ DATA: dict[str, list[Row]] = {
 }
 
 
-@pytest.mark.parametrize(("stopped_at", "code"), [(None, 0), (30, REQUEUE)])
+@pytest.mark.parametrize(
+    ("stopped_at", "resume", "code", "last"),
+    [
+        (None, "auto", 0, "table"),
+        (30, "auto", REQUEUE, "stopped by a signal after step 30: the same command goes on from there"),
+        (
+            30,
+            "never",
+            REQUEUE,
+            "stopped by a signal after step 30: checkpoint.resume=auto goes on from there",
+        ),
+    ],
+)
 def test_few_lines_and_the_total_where_the_run_ends(
-    stopped_at: int | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped_at: int | None, resume: str, code: int, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
 
@@ -33,7 +46,7 @@ def test_few_lines_and_the_total_where_the_run_ends(
     monkeypatch.setattr(loop, "save", lambda run, step, data: said.append(f"saved {step}"))
     monkeypatch.setattr(loop, "StopRequest", lambda: SimpleNamespace(wished=False))
     monkeypatch.setattr(loop, "table", lambda reports: "table")
-    config = SimpleNamespace(checkpoint=SimpleNamespace(every=None), batch=SimpleNamespace(rows=4))
+    config = Config(batch=BatchConfig(rows=4), checkpoint=CheckpointConfig(every=None, resume=resume))
     run: Any = SimpleNamespace(
         parts=SimpleNamespace(config=config, steps=STEPS),
         stream=stream_of(DATA, on_error="skip"),
@@ -48,3 +61,4 @@ def test_few_lines_and_the_total_where_the_run_ends(
     assert 3 <= len(told) <= 8  # at 1, 2, 4 … 64 at the most, and at the end
     assert told[-1].startswith(f"{rows} bad row(s) left out in all, each told in {run.quarantine.path}")
     assert said[said.index(told[-1]) + 1] == f"saved {stopped_at or STEPS}"
+    assert said[-1] == last

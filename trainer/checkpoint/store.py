@@ -179,9 +179,13 @@ def resume_folders(config: Config) -> list[Path]:
     folder = Path(resume)
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    if folder.resolve().parent == checkpoints.resolve():
-        return [folder]
-    return committed(checkpoints) or [folder]
+    return (committed(checkpoints) if goes_on(config) else []) or [folder]
+
+
+def goes_on(config: Config) -> bool:
+    """Whether the same command, started again, goes on from this run's newest checkpoint."""
+    resume, checkpoints = config.checkpoint.resume, Path(config.run.output_dir) / "checkpoints"
+    return resume == "auto" or (resume != "never" and Path(resume).resolve().parent != checkpoints.resolve())
 
 
 def resume_folder(config: Config) -> Path | None:
