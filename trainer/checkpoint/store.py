@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -48,6 +49,8 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
     raised again on the rank it came from, and as OSError, naming that rank and what it said, on the others.
     """
     # Only ranks commit; finding a checkpoint is also done before there are any, and torch takes seconds.
+    import torch.distributed as dist
+
     from trainer.checkpoint.tensors import write_text
     from trainer.parallel.exchange import exchange
 
@@ -67,6 +70,10 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
         guilty = [(rank, answer["error"]) for rank, answer in enumerate(answers) if "error" in answer]
         if guilty and grid.is_main:
             shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
+        if guilty:
+            # A rank that raises ends, and who has not heard all by then would meet a closed connection instead.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
         if failure:
             raise failure
         if guilty:
