@@ -48,6 +48,15 @@ def read_record(file: Path) -> FileRecord:
     return FileRecord(size, digest.hexdigest())
 
 
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def manifest_text(step: int, records: Mapping[str, FileRecord]) -> str:
     files = {name: asdict(record) for name, record in sorted(records.items())}
     values = {"format": _FORMAT, "step": step, "files": files}

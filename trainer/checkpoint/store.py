@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from trainer.checkpoint.manifest import (
     Records,
     check_files,
     check_sizes,
+    flush,
     manifest_text,
     read_manifest,
 )
@@ -89,14 +89,14 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
             for left in [*checkpoints.glob(".step-*.partial"), *checkpoints.glob(".step-*.gone")]:
                 shutil.rmtree(left)  # by a process that was killed
             (aside / "training_state").mkdir(parents=True)
-            _flush(checkpoints.parent)
+            flush(checkpoints.parent)
         return {}
 
     def publish() -> Records:
         if grid.is_main:
             write_text(aside / MANIFEST, manifest_text(step, records))
             for folder in (aside / "training_state", aside):
-                _flush(folder)
+                flush(folder)
             _replace(final, aside)
         return {}
 
@@ -142,12 +142,12 @@ def _free(path: Path) -> Path:
 
 def name_latest(checkpoints: Path, name: str) -> None:
     """Point `latest` at a committed folder; a reader sees the old name or the new one, nothing between."""
-    _flush(checkpoints)  # the folder's own name comes to the disk before what points to it
+    flush(checkpoints)  # the folder's own name comes to the disk before what points to it
     aside = checkpoints / f".{LATEST}.partial"
     aside.write_text(name + "\n", encoding="utf-8")
-    _flush(aside)
+    flush(aside)
     aside.rename(checkpoints / LATEST)
-    _flush(checkpoints)
+    flush(checkpoints)
 
 
 def committed(checkpoints: Path) -> list[Path]:
@@ -255,11 +255,3 @@ def _remove(folder: Path) -> None:
     if folder.is_dir():
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

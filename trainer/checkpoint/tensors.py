@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.manifest import FileRecord, read_record
+from trainer.checkpoint.manifest import FileRecord, flush, read_record
 
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _PIECE = 1 << 24
@@ -80,9 +80,5 @@ def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRe
 
 def record_of(file: Path) -> FileRecord:
     """Brings a file that something else wrote to the disk. Raises OSError with the file."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(file)
     return read_record(file)
