@@ -17,6 +17,9 @@ class RunConfig:
     output_dir: str = "runs/agenttune"
     """Folder for config.yaml, metrics.jsonl and checkpoints/."""
     seed: int = 1234
+    hang_seconds: float = 1800.0
+    """A rank that sees no progress for so long prints where it stands, and the job ends. More than the longest step,
+    and than the longest that one rank may wait for another's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,28 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """Which steps are left out: their loss or gradient norm is no finite number, or a spike beside recent ones."""
+
+    loss: float | None = 10.0
+    """Times the median of recent losses that makes a spike; none: no loss is one."""
+    gradient: float | None = 100.0
+    """Likewise of gradient norms."""
+    window: int = 32
+    """Recent steps that the medians are of. Before half as many are there nothing is called a spike."""
+    patience: int = 10
+    """Steps in a row that may be left out; the run ends with the last of them."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     every: int | None = None
     """Steps between checkpoints; none: only at the end."""
     keep: int | None = None
     """Newest checkpoints kept; none: all."""
+    background: bool = True
+    """Write while training goes on, from a copy in main memory: 12 bytes a parameter over all ranks. The last
+    checkpoint of a run, and one before a stop, are written at once and without it."""
     resume: str = "auto"
     """`auto` (the newest checkpoint of this run, else a fresh start), `never`, or a checkpoint folder."""
 
@@ -155,5 +175,6 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
