@@ -38,6 +38,7 @@ from configs.schema import (
 from configs.shapes import ModelShape
 from trainer.build import build_run
 from trainer.data.micro_batch import GlobalBatch, global_batches
+from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.model.layers import Parts
 from trainer.model.stack import llama_layers
@@ -112,7 +113,7 @@ def measure(run: Run, pairs: int) -> Iterator[tuple[Seconds, Seconds]]:
         bare_step(layers, run, optimizer, batch)
         middle = Seconds.now()
         parts.loss.bind_head(head)
-        train_step(parts, batch, step, False)
+        train_step(parts, batch, step, Guard())
         if step > 1:
             yield middle - begun, Seconds.now() - middle
 

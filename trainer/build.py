@@ -22,6 +22,7 @@ from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
 from trainer.data.open import Data, open_builder, open_data
+from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.loss import TargetLoss
 from trainer.metrics import Tracker, check_log
@@ -32,6 +33,7 @@ from trainer.optimizer import make_adamw
 from trainer.parallel.engine import Engine, build_engine, build_stages
 from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
+from trainer.random_states import restore_random_states
 from trainer.step import StepParts
 
 _SIGN_OF_LIFE = 60
@@ -94,8 +96,11 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     engine, loss = build_model(config, shape, grid, bounds, table, fresh_ids(builder), load=progress is None)
+    guard = Guard()
     if folder and progress:
-        read_training_state(folder, engine, table, grid, progress.step)
+        guard = Guard.from_json(progress.guard)
+        read_training_state(folder, engine, table, grid, progress.step - guard.skipped)
+        restore_random_states(progress.random, grid.rank)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, progress, steps) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
@@ -111,7 +116,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
                 f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
             )
     done = progress.step if progress else 0
-    return Run(parts, builder, stream, tuple(bounds), done, tracker, quarantine)
+    return Run(parts, builder, stream, tuple(bounds), done, guard, tracker, quarantine)
 
 
 def build_model(

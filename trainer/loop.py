@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import REQUEUE
 from tokenization.builder import SampleBuilder
 from tokenization.errors import DataError
-from trainer.checkpoint.hf_export import write_weights
-from trainer.checkpoint.manifest import Records
-from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import Progress, model_digest
-from trainer.checkpoint.store import commit, goes_on, prune
-from trainer.checkpoint.texts import write_texts
-from trainer.checkpoint.training_state import write_training_state
+from trainer.checkpoint.saver import Saver
+from trainer.checkpoint.store import goes_on
 from trainer.data.bad_rows import Quarantine
 from trainer.data.prefetch import Prefetch
 from trainer.data.report import table
 from trainer.data.state import State
 from trainer.data.stream import RowStream
+from trainer.guard import Guard, GuardError
 from trainer.metrics import Tracker
-from trainer.step import StepParts, train_step
+from trainer.step import StepParts, Wishes, train_step
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class Run:
     """Pipeline layers at which stages begin, closed by their number."""
     done: int
     """Steps taken before this start."""
+    guard: Guard
+    """As they left it."""
     tracker: Tracker | None
     """On rank 0 alone."""
     quarantine: Quarantine | None = None
@@ -52,9 +52,9 @@ class Run:
 def train(run: Run) -> int:
     """Take the remaining steps. Returns the exit code: 0 when all are done, 75 when stopped by a signal."""
     stop = StopRequest()
-    config = run.parts.config
+    config, guard = run.parts.config, run.guard
     every = config.checkpoint.every
-    with closing(Prefetch(run.stream, config.batch.rows)) as batches:
+    with _settled(run, saver_of(run)) as saver, closing(Prefetch(run.stream, config.batch.rows)) as batches:
         for step in range(run.done + 1, run.parts.steps + 1):
             begun = time.perf_counter()
             try:
@@ -63,27 +63,35 @@ def train(run: Run) -> int:
                 if run.quarantine and batches.bad_rows:
                     run.quarantine.add(batches.bad_rows)
                 raise
-            report, stopping = train_step(run.parts, batch, step, stop.wished, begun, data.hash)
+            wishes = Wishes(stop=stop.wished, give_up=saver.failed)
+            taken = train_step(run.parts, batch, step, guard, wishes, begun, data.hash)
+            guard = taken.guard
+            if taken.wishes.give_up:
+                saver.settle()
             if run.tracker:
-                run.tracker.record(report)
-            last = step == run.parts.steps
-            said = run.quarantine.add(bad_rows, ends=last or stopping) if run.quarantine else ""
+                run.tracker.record(taken.report, taken.fault)
+            ends = step == run.parts.steps or taken.wishes.stop
+            said = run.quarantine.add(bad_rows, ends=ends) if run.quarantine else ""
             if said and run.tracker:
                 run.tracker.say(said)
-            if last or stopping or (every and step % every == 0):
-                save(run, step, data)
-            if stopping and not last:
+            if ends or (every and step % every == 0):
+                save(run, saver, step, data, guard, ends=ends)
+            _tell_news(run, saver)
+            if ends and step < run.parts.steps:
                 if run.tracker:
                     how = "the same command goes on" if goes_on(config) else "checkpoint.resume=auto goes on"
                     run.tracker.say(f"stopped by a signal after step {step}: {how} from there")
                 return REQUEUE
-            if last and run.tracker:
+            if ends and run.tracker:
                 run.tracker.say(table(run.stream.report(data)))
     return 0
 
 
-def save(run: Run, step: int, data: State) -> Path:
-    """Write and commit the checkpoint of `step`, after which the stream stood at `data`; a collective of all ranks."""
+def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: bool) -> None:
+    """The checkpoint of `step`, after which the stream stood at `data`; a collective of all ranks.
+
+    Written in the background, unless the run ends with it or it is not to be.
+    """
     parts, config = run.parts, run.parts.config
     progress = Progress(
         step=step,
@@ -92,32 +100,34 @@ def save(run: Run, step: int, data: State) -> Path:
         layout=parts.grid.layout,
         rows=config.batch.rows,
         model=model_digest(Path(config.model.path)),
+        guard=guard.as_json(),
+        random=[],  # of all ranks; the saver asks them
         wandb_id=run.tracker.wandb_id if run.tracker else None,
     )
+    saver.save(progress, background=config.checkpoint.background and not ends)
 
-    def write(folder: Path) -> Records:
-        failures = Postponed()
-        written: Records = {}
-        with failures.attempt():
-            written |= write_weights(folder, parts.shape, run.bounds, parts.engine.parameters(), parts.grid)
-        with failures.attempt():
-            written |= write_training_state(
-                folder, parts.engine, parts.shape, run.bounds, parts.grid, progress
-            )
-        if parts.grid.is_main:
-            with failures.attempt():
-                written |= write_texts(folder, config, run.builder, parts.shape.vocab)
-        failures.settle()
-        return written
 
-    folder = commit(run.checkpoints, step, parts.grid, write)
-    if run.tracker:
-        try:
-            prune(run.checkpoints, config.checkpoint.keep)
-        except OSError as error:  # no reason to end a run whose checkpoint is safe
-            run.tracker.say(f"an old checkpoint could not be deleted: {error}")
-        run.tracker.say(f"checkpoint of step {step}: {folder}")
-    return folder
+def saver_of(run: Run) -> Saver:
+    parts = run.parts
+    return Saver(parts.config, run.builder, parts.shape, run.bounds, parts.engine, parts.grid)
+
+
+@contextmanager
+def _settled(run: Run, saver: Saver) -> Iterator[Saver]:
+    """Where data or guards end the run on all ranks alike, the checkpoint in the background is still committed."""
+    try:
+        yield saver
+    except (DataError, GuardError):
+        with suppress(OSError, ValueError):
+            saver.settle()
+        _tell_news(run, saver)
+        raise
+
+
+def _tell_news(run: Run, saver: Saver) -> None:
+    for said in saver.news():
+        if run.tracker:
+            run.tracker.say(said)
 
 
 class StopRequest:

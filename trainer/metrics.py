@@ -43,6 +43,8 @@ class StepReport:
     """Part of step_seconds in which the batch was not there yet."""
     data_hash: str
     """The rolling hash of all samples up to this step: equal hashes, equal data in equal order."""
+    skipped: int
+    """Steps left out up to now, of the whole run: their loss or gradient was not finite, or a spike."""
     mfu: float | None
     """Model FLOPs over the devices' bfloat16 peak; None where the peak is unknown, as on a CPU."""
 
@@ -115,7 +117,8 @@ class Tracker:
     def wandb_id(self) -> str | None:
         return self._wandb.id if self._wandb is not None else None
 
-    def record(self, report: StepReport) -> None:
+    def record(self, report: StepReport, fault: str = "") -> None:
+        """Log a step; `fault` is why it was left out."""
         self._stream.write(json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n")
         self._stream.flush()
         self._bar.set_postfix_str(
@@ -123,10 +126,10 @@ class Tracker:
             refresh=False,
         )
         self._bar.update()
-        if not math.isfinite(report.loss + report.grad_norm):
+        if fault:
             self.say(
-                f"step {report.step}: loss {report.loss}, gradient norm {report.grad_norm}; DeepSpeed leaves such a "
-                "step out. Look at the rows of this step with `agenttune preview --rows`, or lower optimizer.lr"
+                f"step {report.step} is left out: {fault}; weights, moments and schedule stay as they were "
+                f"({report.skipped} left out in all). Its rows: `agenttune preview --rows`"
             )
         if self._wandb is not None:
             values = {

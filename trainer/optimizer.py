@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from inspect import unwrap
 from typing import Any
 
@@ -23,13 +23,23 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's, without what keeps its compiler out of it: that imports the compiler, and takes as long as torch does.
+    """torch's, which asks before it updates.
 
-    Nothing here is compiled, so nothing else changes.
+    Without what keeps torch's compiler out of it: that imports the compiler, and takes as long as torch does. Nothing
+    here is compiled, so nothing else changes.
     """
 
     add_param_group = unwrap(torch.optim.AdamW.add_param_group)
-    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+    may_update: Callable[[], bool] = staticmethod(lambda: True)
+    """Where it says no, `step` leaves weights, moments and their count as they are."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.may_update():
+            _update(self, closure)
+
+
+_update = unwrap(torch.optim.AdamW.step)
 
 
 def make_adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> AdamW:
@@ -44,7 +54,7 @@ def make_adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> A
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Learning rate of optimizer step `step` (counted from 1) of `steps`.
+    """Learning rate of the `step`-th update of the weights (counted from 1) of `steps`.
 
     Linear warm-up reaches `lr` at step max(1, warmup_ratio * steps), rounded; a cosine then falls towards
     min_lr_ratio * lr, which it would reach one step after the last, so that no step is taken at zero.

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from configs.schema import Config
 from configs.shapes import ModelShape
 from trainer.data.micro_batch import GlobalBatch
+from trainer.guard import Guard
 from trainer.loss import TargetLoss
 from trainer.metrics import StepReport, peak_flops, step_flops
 from trainer.optimizer import learning_rate
@@ -37,19 +38,43 @@ class StepParts:
     """Optimizer steps of the whole run, which the learning rate's schedule spans."""
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What one rank wants after the step in progress; where any does, all do it."""
+
+    stop: bool = False
+    """It was told to stop."""
+    give_up: bool = False
+    """Its part of a checkpoint failed in the background."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step came to; the same on all ranks."""
+
+    report: StepReport
+    guard: Guard
+    """After the step."""
+    fault: str
+    """Why weights and moments were left as they were; empty where the step was taken."""
+    wishes: Wishes
+    """Of any rank."""
+
+
 def train_step(
     parts: StepParts,
     batch: GlobalBatch,
     step: int,
-    stop: bool,
+    guard: Guard,
+    wishes: Wishes | None = None,
     begun: float | None = None,
     data_hash: str = "",
-) -> tuple[StepReport, bool]:
-    """Run optimizer step `step` (from 1). A collective of all ranks, which all return the same report.
+) -> Taken:
+    """Run optimizer step `step` (from 1), or leave it out where `guard` objects. A collective of all ranks.
 
-    `stop` is this rank's wish to stop after the step; the second value tells whether any rank has it. The step's
-    time counts from `begun` (time.perf_counter()), when the batch was asked for; by default from now. `data_hash` is
-    the stream's after the batch. Raises RuntimeError where ranks have different ones: they were given other data.
+    The step's time counts from `begun` (time.perf_counter()), when the batch was asked for; by default from now.
+    `data_hash` is the stream's after the batch. Raises RuntimeError where ranks have different ones: they were given
+    other data. Raises GuardError where too many steps in a row were left out.
     """
     entered = time.perf_counter()
     begun = entered if begun is None else begun
@@ -57,22 +82,33 @@ def train_step(
     micro = batch.micro_batches(grid.data_rank, layout.data, config.batch.micro_rows)
     # DeepSpeed takes the mean over micro-batches and data ranks; ours is the sum over the batch's targets.
     parts.loss.scale = len(micro) * layout.data / max(1, batch.targets)
-    lr = learning_rate(step, parts.steps, config.optimizer)
-    grad_norm = parts.engine.step([((m.tokens, m.positions), (m.labels, m.sources)) for m in micro], lr)
-    sums, stop = _shared(parts, stop, data_hash)
+    lr = learning_rate(step - guard.skipped, parts.steps, config.optimizer)
+    wishes = wishes or Wishes()
+    shared: list[_Shared] = []
+
+    def may_update(norm: float) -> bool:
+        shared.append(_share(parts, norm, wishes, data_hash))
+        return not guard.fault(shared[0].loss(batch), shared[0].norm, config.guard)
+
+    parts.engine.step([((m.tokens, m.positions), (m.labels, m.sources)) for m in micro], lr, may_update)
+    (told,) = shared
     seconds = time.perf_counter() - begun
-    targets = batch.targets_by_source
+    loss, norm, targets = told.loss(batch), told.norm, batch.targets_by_source
+    if fault := guard.fault(loss, norm, config.guard):
+        after = guard.left_out(step, fault, config.guard)
+    else:
+        after = guard.taken(loss, norm, config.guard)
     by_source = {
-        name: float(sums[i]) / targets[i]
+        name: float(told.sums[i]) / targets[i]
         for i, name in enumerate(parts.source_names)
         if targets.get(i, 0) > 0
     }
     report = StepReport(
         step=step,
-        loss=float(sums.sum()) / max(1, batch.targets),
+        loss=loss,
         loss_by_source=by_source,
         lr=lr,
-        grad_norm=grad_norm,
+        grad_norm=norm,
         targets=batch.targets,
         tokens=batch.tokens,
         rows=len(batch.rows),
@@ -81,26 +117,40 @@ def train_step(
         tokens_per_second=batch.tokens / seconds,
         data_wait_seconds=entered - begun,
         data_hash=data_hash,
+        skipped=after.skipped,
         mfu=_mfu(parts, batch, seconds),
     )
-    return report, stop
+    return Taken(report, after, fault, told.wishes)
 
 
-def _shared(parts: StepParts, stop: bool, data_hash: str) -> tuple[torch.Tensor, bool]:
-    """Loss sums by source over the global batch, float64 [sources] on the CPU, and whether any rank will stop."""
+@dataclass(frozen=True)
+class _Shared:
+    """What all ranks know alike of a step before its update."""
+
+    sums: torch.Tensor
+    """Of losses by source over the global batch, float64 [sources] on the CPU."""
+    norm: float
+    wishes: Wishes
+
+    def loss(self, batch: GlobalBatch) -> float:
+        return float(self.sums.sum()) / max(1, batch.targets)
+
+
+def _share(parts: StepParts, norm: float, wishes: Wishes, data_hash: str) -> _Shared:
+    """One sum over all ranks, so that no two of them judge a step by numbers that differ in a bit."""
     sums = parts.loss.take_sums()
     if not parts.grid.last_stage or parts.grid.tensor_rank != 0:
         sums.zero_()  # tensor ranks hold the same sums, earlier stages none
     mark = int(data_hash[:_MARK] or "0", 16)
     # All ranks have one mark exactly if their squares' mean is their mean's square; float64 holds these exactly.
-    wish = torch.tensor([float(stop), mark, mark * mark], dtype=torch.float64, device=sums.device)
-    both = torch.cat((sums, wish))
+    own = [norm, float(wishes.stop), float(wishes.give_up), mark, mark * mark]
+    both = torch.cat((sums, torch.tensor(own, dtype=torch.float64, device=sums.device)))
     dist.all_reduce(both)
-    both = both.cpu()
-    total, squares = int(both[-2]), int(both[-1])
-    if squares * dist.get_world_size() != total * total:
-        raise RuntimeError(_disagreement(mark, sums.device))
-    return both[:-3], bool(both[-3] > 0)
+    ranks, device = dist.get_world_size(), sums.device
+    sums, (norm, stop, give_up, total, squares) = both[: len(sums)].cpu(), both[len(sums) :].tolist()
+    if int(squares) * ranks != int(total) ** 2:
+        raise RuntimeError(_disagreement(mark, device))
+    return _Shared(sums, norm / ranks, Wishes(stop > 0, give_up > 0))
 
 
 def _disagreement(mark: int, device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,18 +15,17 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-import trainer.loop
 from configs.check import check_config
 from configs.layout import Layout
 from configs.load import load_config
 from configs.shapes import ModelShape
-from tokenization.bundle import write_bundle
 from tokenization.sample import TokenizedSample
 from trainer.build import build_run
-from trainer.checkpoint import hf_export, store
+from trainer.checkpoint import saver, store
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.packing import pack_row
-from trainer.loop import Run, save, train
+from trainer.guard import Guard
+from trainer.loop import Run, save, saver_of, train
 from trainer.model.layers import Parts
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
@@ -55,8 +55,8 @@ def train_hashes(config: str, overrides: list[str], hashes: list[str]) -> list[s
     reported: list[str] = []
     for step, mark in enumerate(hashes, start=1):
         data_hash = mark.replace("*", str(run.parts.grid.rank))
-        report, _ = train_step(run.parts, next(batches), step, False, data_hash=data_hash)
-        reported.append(report.data_hash)
+        taken = train_step(run.parts, next(batches), step, Guard(), data_hash=data_hash)
+        reported.append(taken.report.data_hash)
     return reported
 
 
@@ -100,7 +100,7 @@ def train_run(
     store.SMALL = store.SMALL if small is None else small
     run = _build(config, overrides)
     if full_disk and run.parts.grid.rank == full_disk["rank"]:
-        commit = trainer.loop.commit
+        commit = saver.commit
 
         def limited(checkpoints: Path, step: int, *rest: Any) -> Path:
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -111,17 +111,18 @@ def train_run(
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-        trainer.loop.commit = limited
+        saver.commit = limited
     code = train(run)
     if run.tracker:
         run.tracker.close()
     return code
 
 
-def save_and_go_on(config: str, overrides: list[str]) -> float:
+def save_and_go_on(config: str, overrides: list[str], max_bytes: int | None = None) -> float:
     """Resume, save what was read as this layout saves it, and take one step more; returns its loss."""
+    _limit_shards(max_bytes)
     run = _build(config, overrides)
-    save(run, run.done, run.stream.state())
+    save(run, saver_of(run), run.done, run.stream.state(), run.guard, ends=True)
     (report,) = _steps(run, global_batches(run.stream, run.parts.config.batch.rows), 1)
     return report["loss"]
 
@@ -162,7 +163,7 @@ def stage_parameters(
 
 def _limit_shards(max_bytes: int | None) -> None:
     if max_bytes is not None:
-        hf_export.shard_plan = partial(hf_export.shard_plan, max_bytes=max_bytes)
+        saver.shard_plan = partial(saver.shard_plan, most_bytes=max_bytes)
 
 
 def _build(config: str, overrides: Sequence[str]) -> Run:
@@ -174,7 +175,7 @@ def _build(config: str, overrides: Sequence[str]) -> Run:
 def _steps(run: Run, batches: Iterator[GlobalBatch], steps: int) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
-        report, _ = train_step(run.parts, next(batches), step, False)
+        report = train_step(run.parts, next(batches), step, Guard()).report
         reports.append(
             {
                 "loss": report.loss,
@@ -202,12 +203,8 @@ def _row(samples: Sequence[Sample], index: int, length: int) -> Any:
 
 
 def _export(run: Run, folder: Path) -> None:
-    parameters = run.parts.engine.parameters()
+    """The Hugging Face folder of a checkpoint of the run as it stands."""
+    save(run, saver_of(run), run.done, run.stream.state(), run.guard, ends=True)
     if run.parts.grid.is_main:
-        folder.mkdir(parents=True)
-        model, template, encoder = run.parts.config.model, run.builder.template, run.builder.encoder
-        vocab = run.parts.shape.vocab
-        write_bundle(Path(model.path), folder, template, encoder, vocab=vocab, dtype=model.dtype)
-    dist.barrier()
-    hf_export.write_weights(folder, run.parts.shape, run.bounds, parameters, run.parts.grid)
+        shutil.copytree(store.step_folder(run.checkpoints, run.done), folder)
     dist.barrier()

@@ -17,6 +17,8 @@ from tiny import layout, read_weights, write_config
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 DONE, MORE = 2, 3
+SHARD = 150_000
+"""Bytes of a weight file, so that data ranks have some to divide."""
 
 
 class Size(NamedTuple):
@@ -60,7 +62,7 @@ def straight_run(ranks: RankPool, model: Path, folder: Path, /, **changes: dict[
     sections: dict[str, dict[str, Any]] = {"train": {"steps": DONE + MORE}, "checkpoint": {"every": DONE}}
     optimizer = {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}
     config = write_config(folder / "run.yaml", model, optimizer=optimizer, **sections | changes)
-    ranks.run("train_run", 4, config=str(config), overrides=CHAIN[0].overrides)
+    ranks.run("train_run", 4, config=str(config), overrides=CHAIN[0].overrides, max_bytes=SHARD)
     metrics = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in metrics[DONE:]]
     return Straight(config, folder / "run/checkpoints" / f"step-{DONE:08d}", losses)
@@ -97,7 +99,9 @@ def assert_same(ours: Path, theirs: Path) -> None:
 def go_on(ranks: RankPool, straight: Straight, size: Size, checkpoint: Path, run: Path) -> Path:
     """Resume from a checkpoint on another layout, which has the same state and next loss; returns what it saved."""
     settings = [*size.overrides, f"checkpoint.resume={checkpoint}", f"run.output_dir={run}"]
-    losses = ranks.run("save_and_go_on", prod(size), config=str(straight.config), overrides=settings)
+    losses = ranks.run(
+        "save_and_go_on", prod(size), config=str(straight.config), overrides=settings, max_bytes=SHARD
+    )
     assert losses == [pytest.approx(straight.losses[0], rel=1e-6)] * prod(size)
     saved = run / "checkpoints" / checkpoint.name
     assert_same(saved, straight.checkpoint)
@@ -119,7 +123,7 @@ def test_pairs(pair: tuple[Size, Size], ranks: RankPool, straight: Straight, tmp
 @pytest.mark.parametrize("size", [Size(1, 1, 2), Size(4, 1, 1), Size(1, 2, 1)], ids=str)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
-    ranks.run("train_run", prod(size), config=str(straight.config), overrides=settings)
+    ranks.run("train_run", prod(size), config=str(straight.config), overrides=settings, max_bytes=SHARD)
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [DONE + 1 + i for i in range(MORE)]
     assert [line["loss"] for line in metrics] == pytest.approx(straight.losses, rel=1e-6)
@@ -130,6 +134,8 @@ def test_bfloat16_and_a_tied_head(ranks: RankPool, tied_model: Path, tmp_path: P
     for size in (Size(1, 4, 1), Size(4, 1, 2)):
         run = tmp_path / f"on{prod(size)}"
         settings = [*size.overrides, f"checkpoint.resume={tied.checkpoint}", f"run.output_dir={run}"]
-        losses = ranks.run("save_and_go_on", prod(size), config=str(tied.config), overrides=settings)
+        losses = ranks.run(
+            "save_and_go_on", prod(size), config=str(tied.config), overrides=settings, max_bytes=SHARD
+        )
         assert losses[0] == pytest.approx(tied.losses[0], rel=1e-2)  # bfloat16 sums in another order
         assert_same(run / "checkpoints" / tied.checkpoint.name, tied.checkpoint)

@@ -72,7 +72,7 @@ def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path,
         (layout(2, 2), 2, 1_000),
         (layout(2, 2), 3, 1_000),
         (layout(1, 1, 2), 0, 1_000),
-        (layout(1, 1, 2), 0, 1_500_000),
+        (layout(1, 1, 2), 0, 500_000),
         (layout(2, 1, 2), 1, 1_000),
     ],
     ids=[
@@ -106,6 +106,28 @@ def test_a_full_disk_leaves_the_last_checkpoint_in_force(
     assert [folder.name for folder in checkpoints.glob("step-*")] == ["step-00000001"]
     assert set(ranks.run("train_run", processes, config=str(config), overrides=overrides)) == {0}
     assert (checkpoints / "latest").read_text().strip() == "step-00000002"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
+    rank: int, ranks: RankPool, model: Path, tmp_path: Path
+) -> None:
+    """Training went on meanwhile; all ranks leave together, and the checkpoint before is in force."""
+    config = write_config(tmp_path / "run.yaml", model, train={"steps": 60}, checkpoint={"every": 30})
+    fault = {"rank": rank, "step": 60 // 2, "bytes": 20_000}
+    arguments: dict[str, Any] = {"config": str(config), "overrides": layout(1, 1, 2), "max_bytes": 100_000}
+    ranks.run("train_run", 2, **arguments | {"overrides": [*layout(1, 1, 2), "train.steps=10"]})
+    outcomes = ranks.outcomes("train_run", 2, **arguments, full_disk=fault, limit_s=60)
+    messages = {outcome["rank"]: outcome.get("message", "no error") for outcome in outcomes}
+    assert "File too large" in messages.pop(rank)
+    assert all(f"rank {rank} could not write" in message for message in messages.values()), messages
+    checkpoints = tmp_path / "run/checkpoints"
+    assert (checkpoints / "latest").read_text().strip() == "step-00000010"
+    steps = [line["step"] for line in measured(tmp_path / "run")]
+    assert steps == list(range(1, steps[-1] + 1))
+    assert 30 < steps[-1] < 60  # not all of the rest
+    assert set(ranks.run("train_run", 2, **arguments)) == {0}
+    assert [line["step"] for line in measured(tmp_path / "run")] == list(range(1, 61))
 
 
 @pytest.fixture(scope="module")

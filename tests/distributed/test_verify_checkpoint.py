@@ -17,7 +17,7 @@ from launch.cli import main
 from trainer.checkpoint.manifest import MANIFEST, manifest_text, read_record
 from trainer.checkpoint.tensors import write_tensors
 
-STATE = "training_state/stage-00-data-000-tensor-01.safetensors"
+STATE = "training_state/model-tensor-01.safetensors"
 WEIGHTS = "model.safetensors"
 
 
@@ -56,7 +56,7 @@ def test_a_sound_one(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> No
     code, out, err = verified(checkpoint, capsys)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "sound"
-    words = ["notes.txt", "SHA-256", "39 tensors, float32", "4 files", "bit by bit", "step 3 of 3"]
+    words = ["notes.txt", "SHA-256", "39 tensors, float32", "2 files", "bit by bit", "step 3 of 3"]
     assert all(word in out for word in words), out
 
 

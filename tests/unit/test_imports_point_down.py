@@ -20,13 +20,17 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.checkpoint",),
     ("trainer.step", "trainer.evaluate", "trainer.model"),
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
-    ("configs", "tokenization", "trainer.loss", "trainer.metrics"),
+    (
+        *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
+        *("trainer.random_states", "trainer.watchdog"),
+    ),
 ]
 # On one floor, beyond a package's own modules: (importer, imported).
 BESIDE = {
     ("tokenization", "configs"),
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
+    ("trainer.guard", "configs"),
     ("trainer.evaluate", "trainer.step"),
 }
 # Library -> the only places of ours that may import it.

@@ -13,6 +13,8 @@ from configs.errors import REQUEUE
 from configs.schema import BatchConfig, CheckpointConfig, Config
 from trainer import loop
 from trainer.data.bad_rows import Quarantine
+from trainer.guard import Guard
+from trainer.step import Taken, Wishes
 
 STEPS = 40
 DATA: dict[str, list[Row]] = {
@@ -38,12 +40,14 @@ def test_few_lines_and_the_total_where_the_run_ends(
     stopped_at: int | None, resume: str, code: int, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
+    report: Any = None
 
-    def step(parts: Any, batch: Any, number: int, *others: Any) -> tuple[None, bool]:
-        return None, number == stopped_at
+    def step(parts: Any, batch: Any, number: int, *others: Any) -> Taken:
+        return Taken(report, Guard(), "", Wishes(stop=number == stopped_at))
 
     monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(loop, "save", lambda run, step, data: said.append(f"saved {step}"))
+    monkeypatch.setattr(loop, "save", lambda run, saver, step, *others, ends: said.append(f"saved {step}"))
+    monkeypatch.setattr(loop, "saver_of", lambda run: SimpleNamespace(failed=False, news=lambda: []))
     monkeypatch.setattr(loop, "StopRequest", lambda: SimpleNamespace(wished=False))
     monkeypatch.setattr(loop, "table", lambda reports: "table")
     config = Config(batch=BatchConfig(rows=4), checkpoint=CheckpointConfig(every=None, resume=resume))
@@ -51,7 +55,8 @@ def test_few_lines_and_the_total_where_the_run_ends(
         parts=SimpleNamespace(config=config, steps=STEPS),
         stream=stream_of(DATA, on_error="skip"),
         done=0,
-        tracker=SimpleNamespace(record=lambda report: None, say=said.append),
+        guard=Guard(),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
         quarantine=Quarantine(tmp_path, 0),
     )
     assert loop.train(run) == code

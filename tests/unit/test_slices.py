@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from safetensors.torch import save_file
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.shapes import SHAPES, ModelShape
-from trainer.checkpoint.slices import PartReader, cut_parts, saved_parts, state_file, writers
+from trainer.checkpoint.shards import Shard, shard_plan
+from trainer.checkpoint.slices import PartReader, cut_parts, saved_parts, state_file
 from trainer.model.names import Piece, owned_table, stage_table
 from trainer.parallel.stages import balance
 
@@ -58,20 +58,21 @@ def rank_slice(whole: torch.Tensor, piece: Piece, rank: int, tensor: int) -> tor
     return padded
 
 
+def plan_of(shape: ModelShape, layout: Layout) -> list[Shard]:
+    return shard_plan(shape, bounds_of(shape, layout), 4, layout, most_bytes=20_000, least_bytes=1)
+
+
 def write(folder: Path, whole: Whole, shape: ModelShape, layout: Layout) -> None:
     """As all ranks of a layout do, one after the other."""
-    bounds = bounds_of(shape, layout)
-    for stage in range(layout.pipeline):
-        writer = writers(shape, bounds, stage, layout.data)
-        for data_rank in range(layout.data):
-            for rank in range(layout.tensor):
-                tensors: Whole = {}
-                for name, pieces in owned_table(shape, bounds, stage).items():
-                    if writer[name] == data_rank:
-                        held = [rank_slice(whole[piece.name], piece, rank, layout.tensor) for piece in pieces]
-                        parts = dict(cut_parts(torch.cat(held), pieces, rank, layout.tensor))
-                        tensors |= {f"{name}/master": part for name, part in parts.items()}
-                save_file(tensors, folder / state_file(stage, data_rank, rank))
+    for shard in plan_of(shape, layout):
+        table = owned_table(shape, bounds_of(shape, layout), shard.stage)
+        for rank in range(layout.tensor):
+            tensors: Whole = {}
+            for name in shard.parameters:
+                held = [rank_slice(whole[piece.name], piece, rank, layout.tensor) for piece in table[name]]
+                parts = dict(cut_parts(torch.cat(held), table[name], rank, layout.tensor))
+                tensors |= {f"{name}/master": part for name, part in parts.items()}
+            save_file(tensors, folder / state_file(shard, rank))
 
 
 @settings(deadline=None, max_examples=40)
@@ -84,7 +85,9 @@ def test_any_layout_reads_what_any_wrote(
     whole = {name: torch.rand(size, generator=generator) for name, size in shape.tensors().items()}
     write(folder, whole, shape, wrote)
     bounds = bounds_of(shape, reads)
-    with PartReader(folder, saved_parts(shape, bounds_of(shape, wrote), wrote)) as reader:
+    with PartReader(
+        folder, saved_parts(shape, bounds_of(shape, wrote), wrote.tensor, plan_of(shape, wrote))
+    ) as reader:
         for stage in range(reads.pipeline):
             for pieces in stage_table(shape, bounds[stage], bounds[stage + 1]).values():
                 for piece in pieces:
@@ -96,7 +99,7 @@ def test_any_layout_reads_what_any_wrote(
 @settings(deadline=None, max_examples=40)
 @given(shape=shapes(), layout=layouts)
 def test_each_number_is_written_once(shape: ModelShape, layout: Layout):
-    parts = saved_parts(shape, bounds_of(shape, layout), layout)
+    parts = saved_parts(shape, bounds_of(shape, layout), layout.tensor, plan_of(shape, layout))
     assert parts.keys() == shape.tensors().keys()
     for name, size in shape.tensors().items():
         held = parts[name]
@@ -105,21 +108,10 @@ def test_each_number_is_written_once(shape: ModelShape, layout: Layout):
         assert held[-1].last in size
 
 
-@pytest.mark.parametrize("data_ranks", [1, 2, 4, 8])
-def test_data_ranks_share_the_writing(data_ranks: int):
-    shape = SHAPES["llama2-7b"]
-    bounds = balance([1.0] * (shape.layers + 3), 2)
-    for stage in range(2):
-        table = owned_table(shape, bounds, stage)
-        load = [0] * data_ranks
-        for name, rank in writers(shape, bounds, stage, data_ranks).items():
-            load[rank] += sum(prod(piece.shape) for piece in table[name])
-        assert max(load) < 1.3 * sum(load) / data_ranks
-
-
 def test_another_models_state_is_refused(tmp_path: Path):
     own = SHAPES["tiny"]
-    parts = saved_parts(replace(own, vocab=77), [0, own.layers + 3], Layout(1, 1, 1))
+    other, layout = replace(own, vocab=77), Layout(1, 1, 1)
+    parts = saved_parts(other, bounds_of(other, layout), 1, plan_of(other, layout))
     (piece,) = stage_table(own, 0, 1)["0.word.weight"]
     refusal = rf"holds 77 rows or columns of {piece.name}, the model has {own.vocab}"
     with PartReader(tmp_path, parts) as reader, pytest.raises(ConfigError, match=refusal):

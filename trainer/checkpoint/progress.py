@@ -33,6 +33,10 @@ class Progress:
     """Per step."""
     model: str
     """`model_digest` of the folder the run began with."""
+    guard: dict[str, Any]
+    """`trainer.guard.Guard` after that step; says how many of the steps updated nothing."""
+    random: list[dict[str, str]]
+    """`trainer.random_states.random_states` of each rank."""
     wandb_id: str | None = None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import torch
 from safetensors import safe_open
 
 from configs.errors import ConfigError
-from configs.layout import Layout
 from configs.shapes import ModelShape
+from trainer.checkpoint.shards import Shard
 from trainer.model.names import Piece, owned_table, row_offsets
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
@@ -38,35 +37,22 @@ Parts = dict[str, tuple[Part, ...]]
 """Of each Hugging Face tensor, in order, without gaps and without the rows that pad a vocabulary."""
 
 
-def state_file(stage: int, data_rank: int, tensor_rank: int) -> str:
-    return f"stage-{stage:02d}-data-{data_rank:03d}-tensor-{tensor_rank:02d}.safetensors"
+def state_file(shard: Shard, tensor_rank: int) -> str:
+    """In training_state/: a tensor rank's parts of a shard's state."""
+    return f"{shard.file.removesuffix('.safetensors')}-tensor-{tensor_rank:02d}.safetensors"
 
 
-def writers(shape: ModelShape, bounds: Sequence[int], stage: int, data_ranks: int) -> dict[str, int]:
-    """The data rank that writes each parameter of a stage: they all hold all, and divide the work by size.
-
-    A pure function, so that all ranks agree without a word between them.
-    """
-    load = [0] * data_ranks
-    found: dict[str, int] = {}
-    for name, pieces in owned_table(shape, bounds, stage).items():
-        found[name] = load.index(min(load))
-        load[found[name]] += sum(prod(piece.shape) for piece in pieces)
-    return found
-
-
-def saved_parts(shape: ModelShape, bounds: Sequence[int], layout: Layout) -> Parts:
-    """What the ranks of a layout write."""
+def saved_parts(shape: ModelShape, bounds: Sequence[int], tensor: int, plan: Sequence[Shard]) -> Parts:
+    """What so many tensor ranks write."""
     found: Parts = {}
-    for stage in range(layout.pipeline):
-        data_rank = writers(shape, bounds, stage, layout.data)
-        for name, pieces in owned_table(shape, bounds, stage).items():
-            for piece in pieces:
-                cuts = (piece.bounds(rank, layout.tensor) for rank in range(layout.tensor))
-                files = (state_file(stage, data_rank[name], rank) for rank in range(layout.tensor))
-                parts = [Part(first, last, file) for (first, last), file in zip(cuts, files, strict=True)]
-                held = parts[:1] if piece.split == "none" else parts
-                found[piece.name] = tuple(part for part in held if part.first < part.last)
+    for shard in plan:
+        table = owned_table(shape, bounds, shard.stage)
+        for piece in (piece for name in shard.parameters for piece in table[name]):
+            cuts = (piece.bounds(rank, tensor) for rank in range(tensor))
+            files = (state_file(shard, rank) for rank in range(tensor))
+            parts = [Part(first, last, file) for (first, last), file in zip(cuts, files, strict=True)]
+            held = parts[:1] if piece.split == "none" else parts
+            found[piece.name] = tuple(part for part in held if part.first < part.last)
     return found
 
 

@@ -1,63 +1,85 @@
 """What a resumed run needs beside the weights: float32 weights, moments, the stream's place, the step.
 
-`training_state/` holds in `stage-00-data-000-tensor-00.safetensors` a rank's parts of the tensors, under Hugging Face
-names (`model.norm.weight/exp_avg`), in `tensors.json` which part of which tensor is where, in `state.json` the rest.
-Nothing is pickled, and nothing depends on the layout of the run that goes on from it.
+`training_state/` holds beside each weight file's name, in `model-00001-of-00004-tensor-00.safetensors`, a tensor rank's
+parts of its float32 weights and moments, under Hugging Face names (`model.norm.weight/exp_avg`), in `tensors.json`
+which part of which tensor is where, in `state.json` the rest. Nothing is pickled, and nothing depends on the layout of
+the run that goes on from it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import torch
 
-from configs.shapes import ModelShape
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.progress import FOLDER, STATE, TENSORS, Progress
-from trainer.checkpoint.slices import KINDS, Part, PartReader, cut_parts, saved_parts, state_file, writers
+from trainer.checkpoint.shards import Shard, own_shards
+from trainer.checkpoint.slices import KINDS, Part, PartReader, Parts, cut_parts, state_file
 from trainer.checkpoint.tensors import write_tensors, write_text
-from trainer.model.names import Table, owned_table
+from trainer.model.names import Table
 from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
 
+State = Mapping[str, Mapping[str, torch.Tensor]]
+"""By parameter, this rank's slice of its float32 weights and moments, on the CPU."""
 
-def write_training_state(
-    folder: Path, engine: Engine, shape: ModelShape, bounds: Sequence[int], grid: Grid, progress: Progress
-) -> Records:
-    """Write this rank's parts and, on rank 0, where they are and the progress. A collective.
 
-    Nothing is written, so nothing can fail on one rank alone, before the last of its steps that need all ranks.
-    Returns what this rank has written.
-    """
-    tensors: dict[str, torch.Tensor] = {}
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of what this rank writes of one shard; training may go on."""
+
+    shard: Shard
+    state: State
+
+
+def snapshots(engine: Engine, plan: Sequence[Shard], grid: Grid) -> Iterator[Snapshot]:
+    """This rank's shards one after another, read as they are asked for; a collective of the data group."""
     parameters = engine.parameters()
-    writer = writers(shape, bounds, grid.stage, grid.layout.data)
-    engine.link_moments()
-    for name, pieces in owned_table(shape, bounds, grid.stage).items():
-        state = engine.read_state(parameters[name])
-        if grid.data_rank != writer[name]:
-            continue  # every data rank is needed to put a state together, one of them to write it
-        for kind in KINDS:
-            parts = cut_parts(state[kind], pieces, grid.tensor_rank, grid.layout.tensor)
-            tensors |= {f"{of}/{kind}": part for of, part in parts}
-    written: Records = {}
-    if tensors:
-        name = f"{FOLDER}/{state_file(grid.stage, grid.data_rank, grid.tensor_rank)}"
-        written[name] = write_tensors(folder / name, tensors)
-    if grid.is_main:
-        parts = saved_parts(shape, bounds, grid.layout)
-        listed = {name: [astuple(part) for part in held] for name, held in parts.items()}
-        texts = {TENSORS: json.dumps(listed), STATE: json.dumps(asdict(progress), indent=2)}
-        for name, text in texts.items():
-            written[f"{FOLDER}/{name}"] = write_text(folder / FOLDER / name, text + "\n")
-    return written
+    for shards in own_shards(plan, grid.stage, grid.layout.data):
+        own: Snapshot | None = None
+        for shard in shards:
+            # Every data rank is needed to put a state together, one of them to write it.
+            states = ((name, engine.read_state(parameters[name])) for name in shard.parameters)
+            if shard.data_rank == grid.data_rank:
+                own = Snapshot(shard, dict(states))
+            else:
+                for _ in states:
+                    pass
+        if own:
+            yield own
 
 
-def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, steps: int) -> None:
-    """Put back weights and moments as they were after `steps` steps, on whatever layout."""
+def write_parts(folder: Path, snapshot: Snapshot, table: Table, grid: Grid) -> Records:
+    """Write this tensor rank's parts of a shard's state. Raises OSError."""
+    tensors = {
+        f"{of}/{kind}": part
+        for name in snapshot.shard.parameters
+        for kind in KINDS
+        for of, part in cut_parts(
+            snapshot.state[name][kind], table[name], grid.tensor_rank, grid.layout.tensor
+        )
+    }
+    if not tensors:
+        return {}
+    name = f"{FOLDER}/{state_file(snapshot.shard, grid.tensor_rank)}"
+    return {name: write_tensors(folder / name, tensors)}
+
+
+def write_progress(folder: Path, parts: Parts, progress: Progress) -> Records:
+    """Write where the parts are, and the progress. Raises OSError."""
+    listed = {name: [astuple(part) for part in held] for name, held in parts.items()}
+    texts = {TENSORS: json.dumps(listed), STATE: json.dumps(asdict(progress), indent=2)}
+    return {
+        f"{FOLDER}/{name}": write_text(folder / FOLDER / name, text + "\n") for name, text in texts.items()
+    }
+
+
+def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, updates: int) -> None:
+    """Put back weights and moments as they were after so many updates, on whatever layout."""
     listed = json.loads((folder / FOLDER / TENSORS).read_text(encoding="utf-8"))
     parts = {name: [Part(*part) for part in held] for name, held in listed.items()}
     with PartReader(folder / FOLDER, parts) as reader:
@@ -66,4 +88,4 @@ def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, 
             where = (grid.tensor_rank, grid.layout.tensor)
             return {kind: torch.cat([reader.read(p, kind, *where) for p in table[name]]) for kind in KINDS}
 
-        engine.write_state(state, steps)
+        engine.write_state(state, updates)

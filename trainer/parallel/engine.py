@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, cast
 
 import deepspeed
@@ -66,45 +67,54 @@ class Engine:
 
     def __init__(self, engine: PipelineEngine, module: Stages) -> None:
         self._engine = engine
+        self._optimizer = cast(Any, engine.optimizer)
         self.module = module
+        self._begin_moments(0)
 
     def step(
-        self, micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]], lr: float
-    ) -> float:
+        self,
+        micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]],
+        lr: float,
+        may_update: Callable[[float], bool],
+    ) -> None:
         """One optimizer step over this data rank's micro-batches of (inputs, labels).
 
-        Returns the global gradient norm before clipping.
+        `may_update` is asked once, on all ranks, when the gradients are summed over micro-batches and data ranks. It
+        gets their global norm before clipping (inf where that is no finite number: then DeepSpeed updates nothing
+        either), and says whether the weights and moments may change.
         """
-        for group in cast(Any, self._engine.optimizer).param_groups:
+        optimizer = self._optimizer
+        for group in optimizer.param_groups:
             group["lr"] = lr
+        answer: bool | None = None
+
+        def ask() -> bool:
+            nonlocal answer
+            if answer is None:  # ZeRO updates one parameter group after another
+                answer = may_update(float(optimizer._global_grad_norm))
+            return answer
+
+        optimizer.optimizer.may_update = ask
         self._engine.train_batch(iter(micro_batches))
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        if answer is None and may_update(inf):
+            raise RuntimeError("DeepSpeed left a step out that was to be taken; its gradients are not finite")
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """This rank's parameters by their name in the pipeline (`3.attention.qkv.weight`)."""
         return dict(self.module.named_parameters())
 
     def read_state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        """The parameter's float32 weights (`master`) and moments, its whole tensor slice, on the CPU.
+        """The parameter's float32 weights (`master`) and moments, its whole tensor slice, on the CPU, a copy.
 
-        A collective of the data group: all its ranks call it for the same parameters in the same order, after
-        `link_moments`.
+        A collective of the data group: all its ranks call it for the same parameters in the same order.
         """
         state = {"master": safe_get_full_fp32_param(parameter)}
         state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
         return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
 
-    def write_state(self, state_of: Callable[[str], dict[str, torch.Tensor]], steps: int) -> None:
-        """Put back what `read_state` gave after `steps` optimizer steps; asks for one parameter at a time, by name."""
-        base = cast(Any, self._engine.optimizer).optimizer
-        for group in base.param_groups:
-            for flat in group["params"]:  # the flat partitions ZeRO made of the group
-                base.state[flat] = {
-                    "step": torch.tensor(float(steps), device=flat.device),
-                    **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-                }
-        self.link_moments()
+    def write_state(self, state_of: Callable[[str], dict[str, torch.Tensor]], updates: int) -> None:
+        """Put back what `read_state` gave after so many updates; asks for one parameter at a time, by name."""
+        self._begin_moments(updates)
         for name, parameter in self.parameters().items():
             state = state_of(name)
             safe_set_full_fp32_param(parameter, state["master"])
@@ -113,14 +123,21 @@ class Engine:
             with torch.no_grad():
                 parameter.copy_(state["master"])
 
-    def link_moments(self) -> None:
-        """Let every parameter find its moments in ZeRO's flat partitions.
+    def _begin_moments(self, updates: int) -> None:
+        """Moments of zero, which every parameter finds in ZeRO's flat partitions.
 
-        DeepSpeed links them once, after the first parameter group's first step, so that it misses the second's.
+        Made by AdamW in its first step otherwise, too late for a checkpoint before one; and DeepSpeed links them once,
+        after the first parameter group's first step, so that it misses the second's.
         """
-        optimizer = cast(Any, self._engine.optimizer)
-        optimizer._hp_optimizer_states_linked = False
-        optimizer._lazy_init_hp_params_optimizer_state()
+        base = self._optimizer.optimizer
+        for group in base.param_groups:
+            for flat in group["params"]:  # the flat partitions ZeRO made of the group
+                base.state[flat] = {
+                    "step": torch.tensor(float(updates), device=flat.device),
+                    **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+                }
+        self._optimizer._hp_optimizer_states_linked = False
+        self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def build_engine(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import cast
 
@@ -13,6 +13,8 @@ from megatron.core import parallel_state
 
 from configs.layout import Layout
 from trainer.parallel.cpu import prepare_cpu_host
+
+_LONG = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Grid:
     stage: int
     device: torch.device
     tensor_group: dist.ProcessGroup
+    side_group: dist.ProcessGroup | None = None
+    """All ranks, with tensors on the CPU: for what files hold, apart from the steps, which may go on meanwhile."""
+    side_tensor_group: dist.ProcessGroup | None = None
+    """This rank's tensor group, likewise."""
 
     @property
     def last_stage(self) -> bool:
@@ -62,7 +68,18 @@ def start_grid(layout: Layout, timeout: timedelta = timedelta(minutes=30)) -> Gr
         pipeline_model_parallel_size=layout.pipeline,
         create_gloo_process_groups=False,
     )
-    return current_grid(layout)
+    # One rank's disk may be slow: `run.hang_seconds` is the limit of waiting for it.
+    side_group, *tensor_groups = (
+        dist.new_group(ranks, timeout=_LONG, backend="gloo")
+        for ranks in [list(range(processes)), *tensor_ranks(layout)]
+    )
+    grid = current_grid(layout)
+    return replace(grid, side_group=side_group, side_tensor_group=tensor_groups[grid.rank // layout.tensor])
+
+
+def tensor_ranks(layout: Layout) -> list[list[int]]:
+    """The ranks of each tensor group: neighbours."""
+    return [list(range(first, first + layout.tensor)) for first in range(0, layout.world_size, layout.tensor)]
 
 
 def current_grid(layout: Layout) -> Grid:

@@ -1,0 +1,128 @@
+"""Checkpoints written at once, or in the background from a copy while training goes on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+import torch
+
+from configs.schema import Config
+from configs.shapes import ModelShape
+from tokenization.builder import SampleBuilder
+from trainer.checkpoint.hf_export import write_index, write_shard
+from trainer.checkpoint.manifest import Records
+from trainer.checkpoint.postponed import Postponed
+from trainer.checkpoint.progress import Progress
+from trainer.checkpoint.shards import shard_plan
+from trainer.checkpoint.slices import saved_parts
+from trainer.checkpoint.store import commit, prune
+from trainer.checkpoint.texts import write_texts
+from trainer.checkpoint.training_state import Snapshot, snapshots, write_parts, write_progress
+from trainer.model.names import owned_table
+from trainer.parallel.engine import Engine
+from trainer.parallel.exchange import exchange
+from trainer.parallel.grid import Grid
+from trainer.random_states import random_states
+
+
+class Saver:
+    """Writes and commits the checkpoints of a run, one after the other.
+
+    All ranks call `save` and `settle` at the same steps. What goes on in the background has process groups of its own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        builder: SampleBuilder,
+        shape: ModelShape,
+        bounds: Sequence[int],
+        engine: Engine,
+        grid: Grid,
+    ) -> None:
+        self._config, self._builder, self._shape = config, builder, shape
+        self._engine, self._grid = engine, grid
+        self._checkpoints = Path(config.run.output_dir) / "checkpoints"
+        self._dtype: torch.dtype = getattr(torch, config.model.dtype)
+        self._plan = shard_plan(shape, bounds, self._dtype.itemsize, grid.layout)
+        self._parts = saved_parts(shape, bounds, grid.layout.tensor, self._plan)
+        self._table = owned_table(shape, bounds, grid.stage)
+        self._thread: Thread | None = None
+        self._failure: BaseException | None = None
+        self._news: deque[str] = deque()
+
+    @property
+    def failed(self) -> bool:
+        """The checkpoint in the background came to nothing, here or on any rank; `settle` tells why."""
+        return self._failure is not None
+
+    def save(self, progress: Progress, *, background: bool) -> None:
+        """Write the checkpoint of `progress`, whose random states are added here. Waits for the one before.
+
+        In the background, returns when the state is copied. Raises what `settle` raises, and where it waits for the
+        end also what `trainer.checkpoint.store.commit` raises.
+        """
+        self.settle()
+        progress = replace(progress, random=exchange(random_states(), self._grid))
+        held = snapshots(self._engine, self._plan, self._grid)
+        if background:
+            self._thread = Thread(target=self._try, args=(progress, _given_up(deque(held))), daemon=True)
+            self._thread.start()
+        else:
+            self._write(progress, held)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint in the background. Raises what kept it from being committed."""
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            raise self._failure
+
+    def news(self) -> Iterator[str]:
+        """What has come of checkpoints since this was last asked; on rank 0."""
+        while self._news:
+            yield self._news.popleft()
+
+    def _try(self, progress: Progress, held: Iterable[Snapshot]) -> None:
+        try:
+            self._write(progress, held)
+        except BaseException as failure:
+            self._failure = failure
+
+    def _write(self, progress: Progress, held: Iterable[Snapshot]) -> None:
+        def write(folder: Path) -> Records:
+            failures = Postponed()
+            written: Records = {}
+            for snapshot in held:
+                weights = {name: state["master"] for name, state in snapshot.state.items()}
+                written |= write_shard(
+                    folder, snapshot.shard, weights, self._table, self._dtype, self._grid, failures
+                )
+                with failures.attempt():
+                    written |= write_parts(folder, snapshot, self._table, self._grid)
+            if self._grid.is_main:
+                with failures.attempt():
+                    written |= write_index(folder, self._plan, self._shape, self._dtype.itemsize)
+                    written |= write_progress(folder, self._parts, progress)
+                    written |= write_texts(folder, self._config, self._builder, self._shape.vocab)
+            failures.settle()
+            return written
+
+        folder = commit(self._checkpoints, progress.step, self._grid, write)
+        if self._grid.is_main:
+            try:
+                prune(self._checkpoints, self._config.checkpoint.keep)
+            except OSError as error:  # no reason to end a run whose checkpoint is safe
+                self._news.append(f"an old checkpoint could not be deleted: {error}")
+            self._news.append(f"checkpoint of step {progress.step}: {folder}")
+
+
+def _given_up(held: deque[Snapshot]) -> Iterator[Snapshot]:
+    """One after another, each let go of when the next is asked for."""
+    while held:
+        yield held.popleft()
