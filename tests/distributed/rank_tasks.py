@@ -88,10 +88,12 @@ def train_run(
     full_disk: dict[str, int] | None = None,
     max_bytes: int | None = None,
     small: int | None = None,
+    drawn: bool = False,
 ) -> int:
     """The whole run with its checkpoints, weights in files of at most `max_bytes`; returns the exit code.
 
     small: bytes of a file that every rank reads when it resumes; larger ones are divided among them
+    drawn: the loss has a factor that each rank draws, as dropout would
 
     `full_disk` {"rank", "step", "bytes"}: that rank can write no file beyond so many bytes while it saves that
     step. The operating system refuses, so whatever library writes meets its own kind of error.
@@ -99,6 +101,9 @@ def train_run(
     _limit_shards(max_bytes)
     store.SMALL = store.SMALL if small is None else small
     run = _build(config, overrides)
+    if drawn:
+        losses = run.parts.loss.token_losses
+        run.parts.loss.token_losses = lambda *places: losses(*places) * (0.5 + torch.rand(()))
     if full_disk and run.parts.grid.rank == full_disk["rank"]:
         commit = saver.commit
 

@@ -66,6 +66,22 @@ def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path,
     assert_same_tensors(checkpoints / "step-00000006", straight / "checkpoints/step-00000006")
 
 
+def test_what_is_drawn_goes_on_where_it_stood(ranks: RankPool, model: Path, tmp_path: Path) -> None:
+    """A loss with a random factor, which stands where it stood after every stop."""
+    config = write_config(tmp_path / "run.yaml", model, **FAR)
+    arguments: dict[str, Any] = {"config": str(config), "drawn": True}
+    for folder, stops in (("straight", [STEPS]), ("broken", [2, 3, STEPS])):
+        for stop in stops:
+            settings = [*layout(1, 1, 2), f"run.output_dir={tmp_path / folder}", f"train.steps={stop}"]
+            constant = [*settings, "optimizer.schedule=constant", "optimizer.warmup_ratio=0"]
+            assert set(ranks.run("train_run", 2, **arguments, overrides=constant)) == {0}
+    straight, broken = measured(tmp_path / "straight"), measured(tmp_path / "broken")
+    assert broken == straight
+    plain = [*layout(1, 1, 2), f"run.output_dir={tmp_path / 'plain'}", "train.steps=1"]
+    ranks.run("train_run", 2, config=str(config), overrides=plain)
+    assert measured(tmp_path / "plain")[0]["loss"] != straight[0]["loss"]  # something was drawn
+
+
 @pytest.mark.parametrize(
     ("overrides", "rank", "bytes"),
     [

@@ -1,0 +1,81 @@
+"""R13: steps with a gradient or a loss that must not be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import STEPS, Straight
+from trials import Trials
+
+from configs.load import load_config
+from tests.distributed.rank_pool import RankPool
+from trainer.optimizer import learning_rate
+
+KINDS = ("nan", "inf", "bit", "loss")
+SETTINGS = ["guard.window=2", "checkpoint.every=3"]
+NAMES = ("TP2", "PP2", "DP2", "TP2 PP2")
+
+
+def spoilt_run(pool: RankPool, run: Straight, folder: Path, **task: Any) -> list[dict[str, Any]]:
+    """What each rank tells."""
+    overrides = [*run.overrides, f"run.output_dir={folder}", *SETTINGS, *task.pop("settings", [])]
+    return pool.run("train_spoilt", run.ranks, config=str(run.config), overrides=overrides, **task)
+
+
+def test_a_step_that_must_not_be_taken(
+    trials: Trials, pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
+) -> None:
+    held = "all ranks decide alike; state and schedule untouched; the same after a resume"
+    for trial in trials("R13 NaN, Inf, 100x loss, a flipped gradient bit", held, few=4, of=200):
+        random = trial.random
+        run, folder = straight(random.choice(NAMES)), tmp_path / str(trial.number)
+        kind = KINDS[trial.number % len(KINDS)]
+        dtype = random.choice(("float32", "bfloat16"))
+        steps = sorted(random.sample(range(2, STEPS + 1), random.choice((1, 2))))
+        spoilt = [{"step": step, "rank": random.randrange(run.ranks), "kind": kind} for step in steps]
+        with trial:
+            settings = [f"model.dtype={dtype}"]
+            whole = spoilt_run(pool, run, folder / "whole", spoilt=spoilt, stop=0, settings=settings)
+            check(whole, steps, run, settings)
+            stop = random.randrange(1, STEPS)
+            first = spoilt_run(pool, run, folder / "cut", spoilt=spoilt, stop=stop, settings=settings)
+            assert {told["code"] for told in first} == {75}
+            rest = spoilt_run(pool, run, folder / "cut", spoilt=spoilt, stop=0, settings=settings)
+            for at_once, before, after in zip(whole, first, rest, strict=True):
+                assert before["steps"] + after["steps"] == at_once["steps"]
+
+
+def check(ranks: list[dict[str, Any]], spoilt: list[int], run: Straight, settings: list[str]) -> None:
+    config = load_config(str(run.config), settings)
+    for told in ranks:
+        assert told["code"] == 0
+        before, skipped = told["begin"], 0
+        for step in told["steps"]:
+            left_out = step["step"] in spoilt
+            assert step["lr"] == learning_rate(step["step"] - skipped, STEPS, config.optimizer)
+            skipped += left_out
+            assert (bool(step["fault"]), step["skipped"]) == (left_out, skipped), step
+            assert (step["digest"] == before) == left_out
+            before = step["digest"]
+    (alike,) = {str([(step["fault"], step["lr"]) for step in told["steps"]]) for told in ranks}
+    assert alike
+
+
+@pytest.mark.parametrize("name", ["TP2", "DP2"])
+def test_the_run_ends_after_so_many_in_a_row(
+    name: str, pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
+) -> None:
+    """All ranks with the same words; what was saved is in force, also what was still on its way."""
+    run = replace(straight(name), folder=tmp_path / "run")
+    spoilt = [{"step": step, "rank": step % 2, "kind": "nan"} for step in (4, 5, 6)]
+    told = spoilt_run(
+        pool, run, run.folder, spoilt=spoilt, stop=0, settings=["guard.patience=3", "train.steps=6"]
+    )
+    assert len({rank["error"] for rank in told}) == 1
+    assert told[0]["error"].startswith("step 6: ")
+    assert "gradient norm inf; 3 steps in a row" in told[0]["error"]
+    assert (run.folder / "checkpoints/latest").read_text() == "step-00000003\n"
