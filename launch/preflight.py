@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainer.data.bad_rows import QUARANTINE, bad_row, counted, told
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
 from trainer.data.stream import RowStream
+from trainer.output_lock import lock_output
 
 FIRST_ROWS = 1000
 """Rows of each source read before ranks start: some tenths of a second."""
@@ -40,7 +42,7 @@ def check_settings(config: Config, processes: int | None) -> tuple[Layout, Sampl
 
 
 def check_output(config: Config) -> None:
-    """The run's folder can be made and written to. Raises ConfigError."""
+    """The run's folder can be made and written to, and no other job trains there. Raises ConfigError."""
     folder = Path(config.run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +52,9 @@ def check_output(config: Config) -> None:
         raise ConfigError(
             f"run.output_dir={folder}: cannot be written ({error.strerror}); name another folder or mend its rights"
         ) from error
+    held = lock_output(folder)
+    if held is not None:
+        os.close(held)  # for the rank that is to hold it
 
 
 def check_sources(config: Config, builder: SampleBuilder) -> RowStream:

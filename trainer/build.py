@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.load import save_config
 from configs.schema import Config
@@ -30,7 +31,9 @@ from trainer.model.layers import Parts
 from trainer.model.names import Table, stage_table
 from trainer.model.stack import head_weight, llama_layers
 from trainer.optimizer import make_adamw
+from trainer.output_lock import lock_output
 from trainer.parallel.engine import Engine, build_engine, build_stages
+from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
 from trainer.random_states import restore_random_states
@@ -83,6 +86,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     """
     torch.manual_seed(config.run.seed)
     grid = start_grid(layout)
+    _claim_output(config, grid)
     data = data or open_data(config, open_builder(config), first=grid.is_main, workers=0)
     builder = data.builder
     shape = grown_shape(config, builder)
@@ -154,6 +158,18 @@ def build_model(
         dtype=dtype,
     )
     return engine, loss
+
+
+def _claim_output(config: Config, grid: Grid) -> None:
+    """Rank 0 holds the run's folder until it ends; a collective. Raises ConfigError where another job has it."""
+    told = ""
+    try:
+        if grid.is_main:
+            lock_output(Path(config.run.output_dir))
+    except ConfigError as error:
+        told = str(error)
+    if said := exchange(told, grid)[0]:
+        raise ConfigError(said)
 
 
 def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:

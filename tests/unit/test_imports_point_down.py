@@ -22,7 +22,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
-        *("trainer.random_states", "trainer.watchdog"),
+        *("trainer.random_states", "trainer.watchdog", "trainer.output_lock"),
     ),
 ]
 # On one floor, beyond a package's own modules: (importer, imported).
@@ -31,6 +31,7 @@ BESIDE = {
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
     ("trainer.guard", "configs"),
+    ("trainer.output_lock", "configs"),
     ("trainer.evaluate", "trainer.step"),
 }
 # Library -> the only places of ours that may import it.
