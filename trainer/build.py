@@ -18,7 +18,7 @@ from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
-from trainer.checkpoint.resume import agree_on_checkpoint
+from trainer.checkpoint.resume import agree_on_checkpoint, check_weights
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -93,6 +93,8 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     stream = data.stream(config)
     folder = agree_on_checkpoint(config, grid)
     progress = read_progress(folder, config) if folder else None
+    if not progress:
+        check_weights(Path(config.model.path), grid)
     if progress:
         stream.restore(progress.cursor, folder)
         check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])

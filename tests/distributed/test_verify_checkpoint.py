@@ -46,7 +46,7 @@ def change(file: Path, name: str, changed: Callable[[torch.Tensor], torch.Tensor
 
 def renew_manifest(folder: Path) -> None:
     """So that the change is not seen by its checksum."""
-    files = [f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST]
+    files = [f for f in folder.rglob("*") if f.is_file() and f.name not in (MANIFEST, UNLISTED)]
     records = {file.relative_to(folder).as_posix(): read_record(file) for file in files}
     (folder / MANIFEST).write_text(manifest_text(3, records))
 
@@ -94,11 +94,28 @@ def another_step(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"step": 2}))
 
 
+def another_dtype(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "bfloat16"}))
+
+
+def a_file_beside(folder: Path) -> None:
+    """The parts are read from a copy that the manifest does not know."""
+    listed = json.loads((folder / "training_state/tensors.json").read_text())
+    name = Path(STATE).name
+    shutil.copyfile(folder / STATE, folder / "training_state/copy.safetensors")
+    text = json.dumps(listed).replace(name, "copy.safetensors")
+    (folder / "training_state/tensors.json").write_text(text)
+
+
+UNLISTED = "copy.safetensors"
 FAULTS: dict[Callable[[Path], None], str] = {
     other_weights: "model.norm.weight is not training_state's float32 weight",
     a_moment_that_is_none: "/exp_avg holds values that are not finite",
     a_lost_part: "rows or columns of lm_head.weight",
     another_shape: "lm_head.weight has shape (1200, 64), not (1201, 64)",
+    another_dtype: "dtype bfloat16, but the weights are float32",
+    a_file_beside: f"{UNLISTED}: is read but not in manifest.json",
     another_step: "step 2, but 3 in manifest.json",
 }
 
@@ -145,3 +162,19 @@ def test_training_goes_on_from_the_checkpoint_before(run: Path, ranks: RankPool,
     assert after["loss"] == pytest.approx(before["loss"], rel=1e-6)
     assert main(["verify-checkpoint", str(new / "checkpoints/step-00000003")]) == 0
     assert main(["verify-checkpoint", str(new / "checkpoints/step-00000003-left")]) == 1
+
+
+def test_a_run_does_not_begin_with_damaged_weights(
+    run: Path, checkpoint: Path, ranks: RankPool, tmp_path: Path
+) -> None:
+    """Both ranks refuse, whichever of them reads the file; without a manifest it is any model folder."""
+    content = bytearray((checkpoint / WEIGHTS).read_bytes())
+    content[-9] ^= 1
+    (checkpoint / WEIGHTS).write_bytes(content)
+    settings = [*layout(2), f"model.path={checkpoint}", f"run.output_dir={tmp_path / 'new'}", "train.steps=1"]
+    outcomes = ranks.outcomes("train_run", 2, config=str(run), overrides=settings, limit_s=60)
+    for outcome in outcomes:
+        assert outcome["error"] == "ConfigError"
+        assert f"model.path: {checkpoint / WEIGHTS}: holds other bytes" in outcome["message"]
+    (checkpoint / MANIFEST).unlink()
+    assert set(ranks.run("train_run", 2, config=str(run), overrides=settings)) == {0}

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from trainer.checkpoint.manifest import DamagedError, Records, check_files, read_manifest
+from trainer.checkpoint.manifest import (
+    MANIFEST,
+    DamagedError,
+    Records,
+    check_files,
+    check_sizes,
+    read_manifest,
+)
 from trainer.checkpoint.store import first_sound, glance, resume_folders
 from trainer.data.notices import tell_once
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid
+
+WEIGHTS = "model*.safetensors"
 
 
 def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
@@ -44,6 +54,28 @@ def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
             print(said, file=sys.stderr)
 
     return first_sound(_folders_of_main(config, grid), check, tell)
+
+
+def check_weights(folder: Path, grid: Grid) -> None:
+    """A model folder that is a checkpoint of ours holds the weights that were written; a collective.
+
+    The ranks divide the reading. Raises ConfigError. Folders without a manifest are taken as they are.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    damage = ""
+    try:
+        records = read_manifest(folder)
+        weights = {name: record for name, record in records.items() if fnmatch(name, WEIGHTS)}
+        check_sizes(folder, weights)
+        check_files(folder, weights, share(weights, grid.rank, grid.layout.world_size))
+    except DamagedError as error:
+        damage = str(error)
+    found = [said for said in exchange(damage, grid) if said]
+    if found:
+        raise ConfigError(
+            f"model.path: {found[0]}. Take another folder or, if the change was meant, delete its {MANIFEST}"
+        )
 
 
 def _folders_of_main(config: Config, grid: Grid) -> list[Path]:

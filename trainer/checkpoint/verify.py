@@ -19,7 +19,14 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.shapes import ModelShape
 from trainer.checkpoint.hf_import import tensor_files
-from trainer.checkpoint.manifest import MANIFEST, DamagedError, check_files, check_sizes, read_manifest
+from trainer.checkpoint.manifest import (
+    MANIFEST,
+    DamagedError,
+    Records,
+    check_files,
+    check_sizes,
+    read_manifest,
+)
 from trainer.checkpoint.progress import FOLDER, STATE, TENSORS
 from trainer.checkpoint.slices import KINDS, Part, PartReader
 from trainer.checkpoint.store import step_folder
@@ -54,7 +61,7 @@ def verify(folder: Path, passed: Callable[[int], object] = lambda size: None) ->
         passed(record.size)
     yield Found("checksums", f"SHA-256 of {len(records)} files as in {MANIFEST}")
     try:
-        yield from _verify_contents(folder)
+        yield from _verify_contents(folder, records)
     except DamagedError:
         raise
     except Exception as error:  # whatever the readers of files that are none of ours may raise
@@ -62,12 +69,15 @@ def verify(folder: Path, passed: Callable[[int], object] = lambda size: None) ->
         raise DamagedError(f"{folder}: {kind}{error}") from None
 
 
-def _verify_contents(folder: Path) -> Iterator[Found]:
+def _verify_contents(folder: Path, records: Records) -> Iterator[Found]:
     shape = ModelShape.from_folder(folder)
     files = tensor_files(folder)
     check_names(files, shape)
     state = folder / FOLDER
     parts = {n: [Part(*p) for p in held] for n, held in _read(state / TENSORS).items()}
+    named = {*files.values(), *(state / part.file for held in parts.values() for part in held)}
+    if strange := sorted(str(file) for file in named if file.relative_to(folder).as_posix() not in records):
+        raise DamagedError(f"{strange[0]}: is read but not in {MANIFEST}, so nothing says what it must hold")
     dtypes: set[str] = set()
     with ExitStack() as stack:
         weights = _Files(stack)
@@ -88,6 +98,12 @@ def _verify_contents(folder: Path) -> Iterator[Found]:
                     raise DamagedError(
                         f"{files[name]}: {name} is not {FOLDER}'s float32 weight, rounded to {weight.dtype}"
                     )
+    config = _read(folder / "config.json")
+    asked = {str(config.get("dtype", config.get("torch_dtype")))}
+    if dtypes != asked:
+        raise DamagedError(
+            f"{folder / 'config.json'}: dtype {', '.join(asked)}, but the weights are {', '.join(sorted(dtypes))}"
+        )
     yield Found(
         "weights", f"{len(shape.tensors())} tensors, {', '.join(sorted(dtypes))}, as config.json asks"
     )
