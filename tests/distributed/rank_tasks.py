@@ -211,5 +211,6 @@ def _export(run: Run, folder: Path) -> None:
     """The Hugging Face folder of a checkpoint of the run as it stands."""
     save(run, saver_of(run), run.done, run.stream.state(), run.guard, ends=True)
     if run.parts.grid.is_main:
-        shutil.copytree(store.step_folder(run.checkpoints, run.done), folder)
+        store.step_folder(run.checkpoints, run.done).rename(folder)
+        shutil.rmtree(run.checkpoints)  # the next run of this config begins afresh
     dist.barrier()

@@ -28,7 +28,11 @@ def after(*steps: tuple[float, float], config: GuardConfig = CONFIG, guard: Guar
 @pytest.mark.parametrize(
     ("loss", "norm", "fault"),
     [
-        (20.0, 100.0, ""),  # ten times the median of 1, 2, 2, 3, and a hundred times that of 1, 1, 1, 2: no more
+        (
+            20.0,
+            100.0,
+            "",
+        ),  # ten times the median of 1, 2, 2, 3, and a hundred times that of 1, 1, 1, 2: no more
         (20.1, 1.0, "loss 20.1 is more than 10 times 2, the median of 4 steps"),
         (2.0, 100.1, "gradient norm 100.1 is more than 100 times 1, the median of 4 steps"),
         (nan, 1.0, "loss nan, gradient norm 1.0"),
@@ -38,7 +42,9 @@ def after(*steps: tuple[float, float], config: GuardConfig = CONFIG, guard: Guar
     ],
 )
 def test_by_hand(loss: float, norm: float, fault: str) -> None:
-    guard = after((50.0, 50.0), (3.0, 1.0), (2.0, 1.0), (1.0, 2.0), (2.0, 1.0))  # the first has left the window
+    guard = after(
+        (50.0, 50.0), (3.0, 1.0), (2.0, 1.0), (1.0, 2.0), (2.0, 1.0)
+    )  # the first has left the window
     assert guard.fault(loss, norm, CONFIG) == fault
 
 
