@@ -53,6 +53,14 @@ def tell(launcher: subprocess.Popen[bytes], arguments: Sequence[str]) -> None:
         launcher.stdin.write(json.dumps(arguments).encode())
 
 
+def hear_no_more() -> None:
+    """The exit code is settled: a second signal must not change it. Python gives up its handlers when it ends, and the
+    system's own would end the process by the signal."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: object) -> NoReturn:
+    hear_no_more()
     print(TOO_EARLY, file=sys.stderr)
     raise SystemExit(REQUEUE)

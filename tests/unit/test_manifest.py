@@ -18,6 +18,7 @@ from trainer.checkpoint.manifest import (
     DamagedError,
     check_files,
     check_sizes,
+    flush,
     manifest_text,
     read_manifest,
     read_record,
@@ -157,3 +158,17 @@ def test_a_full_disk_is_told_with_file_and_bytes() -> None:
         OSError, match=r"/dev/full: 0 of 20 bytes were written, then: No space left on device"
     ):
         write_pieces(Path("/dev/full"), iter(pieces), 20)
+
+
+@pytest.mark.parametrize("call", ["fsync", "posix_fadvise"])
+def test_a_disk_that_fails_is_named(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's calls are given a descriptor, and their errors do not know the file."""
+    file = tmp_path / "file"
+    file.write_text("x")
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match=rf"Input/output error: '{file}'"):
+        flush(file) if call == "fsync" else read_record(file)

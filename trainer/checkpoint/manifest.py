@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,10 +37,10 @@ Records = dict[str, FileRecord]
 
 
 def read_record(file: Path) -> FileRecord:
-    """What a file holds, from the disk where the system can be asked to forget it. Raises OSError."""
+    """What a file holds, from the disk where the system can be asked to forget it. Raises OSError with the file."""
     digest, size = hashlib.sha256(), 0
     buffer = memoryview(bytearray(_PIECE))
-    with open(file, "rb", buffering=0) as source:
+    with naming(file), open(file, "rb", buffering=0) as source:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         while count := source.readinto(buffer):
@@ -49,12 +50,24 @@ def read_record(file: Path) -> FileRecord:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Bring a file, or the names in a folder, to the disk. Raises OSError with the path."""
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError from within names the path: calls that are given a descriptor do not know it."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def manifest_text(step: int, records: Mapping[str, FileRecord]) -> str:

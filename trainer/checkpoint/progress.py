@@ -60,7 +60,13 @@ def read_progress(folder: Path, config: Config) -> Progress:
                 f"{folder} has no {FOLDER}/{name}: it is no checkpoint to resume; set model.path to it"
             )
     values = json.loads((folder / FOLDER / STATE).read_text(encoding="utf-8"))
-    progress = Progress(**values | {"layout": Layout(**values["layout"])})
+    try:
+        progress = Progress(**values | {"layout": Layout(**values["layout"])})
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"{folder}: its {FOLDER}/{STATE} is another version's of agenttune; go on with that version, "
+            f"{from_weights(folder)}"
+        ) from None
     if progress.rows != config.batch.rows:
         raise ConfigError(
             f"batch.rows={config.batch.rows} but {folder} was written with {progress.rows}: its steps would count "

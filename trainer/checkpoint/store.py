@@ -22,6 +22,7 @@ from trainer.checkpoint.manifest import (
     check_sizes,
     flush,
     manifest_text,
+    naming,
     read_manifest,
 )
 from trainer.data.notices import tell_once
@@ -73,7 +74,7 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
         if guilty:
             # A rank that raises ends, and who has not heard all by then would meet a closed connection instead.
             with contextlib.suppress(RuntimeError):
-                dist.barrier()
+                dist.barrier(group=grid.side_group)
         if failure:
             raise failure
         if guilty:
@@ -144,7 +145,8 @@ def name_latest(checkpoints: Path, name: str) -> None:
     """Point `latest` at a committed folder; a reader sees the old name or the new one, nothing between."""
     flush(checkpoints)  # the folder's own name comes to the disk before what points to it
     aside = checkpoints / f".{LATEST}.partial"
-    aside.write_text(name + "\n", encoding="utf-8")
+    with naming(aside):
+        aside.write_text(name + "\n", encoding="utf-8")
     flush(aside)
     aside.rename(checkpoints / LATEST)
     flush(checkpoints)
