@@ -11,10 +11,10 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test check layouts bench-data bench-start bench-memory format clean distclean
+.PHONY: help setup train test check faults layouts bench-data bench-start bench-memory bench-checkpoint format clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(STAMP) ## virtual environment with agenttune and everything it needs
 
@@ -33,6 +33,14 @@ check: $(STAMP) ## lint, format, types, direction of imports
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/unit/test_imports_point_down.py
 
+FAULT_TRIALS ?= 1
+FAULT_SEED ?= 1
+
+faults: $(STAMP) ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (80 minutes)
+	FAULT_TRIALS=$(FAULT_TRIALS) FAULT_SEED=$(FAULT_SEED) ALL_LAYOUTS=1 RESUME_STOPS=500 DAMAGES=1000 \
+		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/faults tests/distributed/test_any_layout.py \
+		tests/unit/test_stream_resume.py tests/unit/test_manifest.py
+
 layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as a table (7 minutes)
 	$(BIN)/python tests/distributed/layout_table.py
 
@@ -50,6 +58,9 @@ bench-start: $(STAMP) ## command to first step on a million rows, beside TRL (in
 
 bench-memory: $(STAMP) ## first row and memory on a file of 5 GB, which it writes to the temporary folder
 	$(BIN)/python benchmarks/memory.py $(BENCH_ARGS)
+
+bench-checkpoint: $(STAMP) ## reading and writing 2.7 GB of weights beside transformers and the bare disk, saving beside training
+	$(BIN)/python benchmarks/checkpoint.py $(BENCH_ARGS)
 
 format: $(STAMP) ## rewrite files as `make check` wants them
 	$(BIN)/ruff check --fix .

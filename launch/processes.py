@@ -30,8 +30,6 @@ from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
-UNHEARD = {code for number in STOPS for code in (-number, 256 - number)}
-"""The launcher's exit codes where a rank was ended by a signal that it did not handle yet."""
 
 
 def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Popen[bytes]) -> int:
@@ -51,16 +49,20 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     ranks = Ranks(launcher, layout.world_size)
     forward = _Forward(launcher, ranks)
     tell(launcher, _arguments(layout, path, overrides))
-    code = launcher.wait()
+    launched = launcher.wait()
+    code = ranks.settle(launched)
     if forward.interrupted and code:
         return 130
     if code in PASSED_ON:
         return code
-    if forward.too_early or (forward.stopped and code in UNHEARD):
+    if forward.too_early or (forward.stopped and ranks.unheard):
         print(TOO_EARLY, file=sys.stderr)
         return REQUEUE
-    guilty = "a rank" if ranks.first_ended is None else f"rank {ranks.first_ended}"
-    print(f"agenttune: {guilty} failed or was killed first, and ended the training", file=sys.stderr)
+    guilty = "a rank" if ranks.first_failed is None else f"rank {ranks.first_failed}"
+    fault = ranks.hang or f"{guilty} failed, was killed or left first"
+    if launched < 0 and not ranks.ended_launcher:
+        fault = f"its launcher was killed by signal {-launched}"
+    print(f"agenttune: the training was ended: {fault}", file=sys.stderr)
     return 1
 
 

@@ -10,38 +10,46 @@ from collections.abc import Sequence
 
 from configs.errors import ConfigError
 from configs.load import load_config
+from configs.schema import Config
 from launch.ancestors import die_with_launcher
 from launch.environment import library_environment
 from launch.preflight import check_settings
 from tokenization.errors import DataError
 from trainer.data.ahead import start_workers
 from trainer.data.open import open_data
+from trainer.guard import GuardError
+from trainer.watchdog import Watchdog
 
 
 def run_rank(path: str, overrides: Sequence[str]) -> int:
     """Train as rank RANK of WORLD_SIZE. Returns 0, or 75 when stopped by a signal after saving.
 
-    Errors in the config and the data are met by all ranks alike, so rank 0 reports them at once and the others
-    only if they are still there seconds later; any other error names its rank.
+    Errors in the config, the data and what guards found are met by all ranks alike, so one raises them and the others
+    wait to be ended, seconds at most, and return the error's code. Any other error names its rank.
     """
     die_with_launcher()
     warnings.simplefilter("ignore")
     for name, value in library_environment().items():
         os.environ.setdefault(name, value)
     rank = int(os.environ["RANK"])
+    watch = Watchdog(rank)
     try:
-        return _train(path, overrides)
-    except (ConfigError, DataError):
+        with watch:
+            config = load_config(path, overrides)
+            watch.limit_s = config.run.hang_seconds
+            watch.code = _train(config)
+        return watch.code
+    except (ConfigError, DataError, GuardError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if rank != 0:
-            time.sleep(3)
-        raise
+        if watch.tells():
+            raise
+        time.sleep(3)
+        return getattr(error, "exit_code", 1)
     except Exception as error:
         raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
 
 
-def _train(path: str, overrides: Sequence[str]) -> int:
-    config = load_config(path, overrides)
+def _train(config: Config) -> int:
     layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     data = open_data(config, builder, first=first, workers=config.data.workers)

@@ -1,4 +1,4 @@
-"""The rank processes under a launcher, seen from above it: who they are, and which ended first."""
+"""The rank processes under a launcher, seen from above it: who they are, which ended first, and that all end."""
 
 from __future__ import annotations
 
@@ -8,47 +8,122 @@ import select
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+from trainer.board import Member, members
+from trainer.hang import end_job, is_claimed
+
 ENTRY = Path(__file__).with_name("train.py")
+_LOOK_S = 0.2
+_GRACE_S = 0.8
+"""Seconds that the others have to end by themselves after one has failed: what they say may be of use."""
+_LAST_RESORT_S = 0.4
+"""Seconds that ranks have to end a hung job by themselves: none can where all are stopped."""
 
 
 class Ranks:
-    """Watches for the first of `count` ranks to end: the others follow it within a fraction of a second."""
+    """Watches the `count` ranks of a launcher, and ends them and it when the first has failed.
+
+    DeepSpeed's launcher looks at its ranks once a second, asks those that are left to end, and waits half a minute for
+    them, which is too long where one is stopped. It tells no more of how they ended than their boards do.
+    """
 
     def __init__(self, launcher: subprocess.Popen[bytes], count: int) -> None:
         self._launcher = launcher
         self._count = count
-        self.first_ended: int | None = None
-        """Rank that ended first, once one has; None too where the system cannot tell (no pidfd)."""
+        self._known: dict[int, Member] = {}
+        self._running: dict[int, int] = {}
+        """Process descriptor -> rank."""
+        self.first_failed: int | None = None
+        """Rank that was the first to end before its work did; None too where the system cannot tell (no pidfd)."""
+        self.ended_launcher = False
+        """Its ranks were no more, so it was not waited for."""
+        self._thread: threading.Thread | None = None
         if hasattr(os, "pidfd_open"):
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._thread = threading.Thread(
+                target=self._watch, args=(os.pidfd_open(launcher.pid),), daemon=True
+            )
+            self._thread.start()
 
     def alive(self) -> dict[int, psutil.Process]:
         """The launcher's processes that are ranks, by rank."""
-        found: dict[int, psutil.Process] = {}
-        pids: set[int] = set()
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self._launcher.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    # A rank's own children have its command line: those that tokenise ahead are forked from it.
-                    if str(ENTRY) in process.cmdline() and process.ppid() not in pids:
-                        pids.add(process.pid)
-                        found[int(process.environ()["RANK"])] = process
-        return found
+        return {member.rank: member.process for member in members(self._launcher.pid)}
 
-    def _watch(self) -> None:
-        ranks = self.alive()
-        while len(ranks) < self._count:
-            if self._launcher.poll() is not None:
+    @property
+    def hang(self) -> str:
+        """Why the job hung, where it did: which rank is to blame, and what is wrong with it."""
+        said = (member.board.page.blame for member in self._known.values() if member.board)
+        return next((blame.decode(errors="replace") for blame in said if blame), "")
+
+    @property
+    def unheard(self) -> bool:
+        """The first to fail ended before a step and without an error, as by a signal that it did not listen to yet."""
+        if self.first_failed is None:
+            return False
+        board = self._known[self.first_failed].board
+        return board is None or (board.page.code < 0 and not board.page.step)
+
+    def settle(self, code: int) -> int:
+        """The exit code of the job, whose launcher has ended with `code`. No rank is left after it."""
+        if self._thread:
+            self._thread.join()
+        _kill(self._known.values())  # a rank ends with its launcher, but not one that is stopped
+        if self.first_failed is not None:
+            board = self._known[self.first_failed].board
+            return board.page.code if board and board.page.code > 0 else 1
+        codes = [member.board.page.code for member in self._known.values() if member.board]
+        return max(codes) if len(codes) == self._count and min(codes) >= 0 else code
+
+    def _watch(self, launcher: int) -> None:
+        """launcher: its process descriptor"""
+        kill_at = float("inf")
+        while self._running or len(self._known) < self._count:
+            self._look()
+            ended, _, _ = select.select([launcher, *self._running], [], [], _LOOK_S)
+            now = time.monotonic()
+            for descriptor in set(ended) - {launcher}:
+                member = self._known[self._running.pop(descriptor)]
+                os.close(descriptor)
+                if self.first_failed is None and not _is_finished(member):
+                    self.first_failed = member.rank
+                    kill_at = now if member.board and member.board.page.told else now + _GRACE_S
+            if launcher in ended:
                 return
-            time.sleep(0.2)
-            ranks = self.alive()
-        try:
-            descriptors = {os.pidfd_open(process.pid): rank for rank, process in ranks.items()}
-        except ProcessLookupError:
+            left = [member for member in self._left() if not _is_finished(member)]
+            due = [member.board.due for member in left if member.board]
+            if due and max(due) + _LAST_RESORT_S < now and not self._is_claimed():
+                end_job(left, ())
+            if now >= kill_at or self.hang:
+                _kill(left)
+        if not select.select([launcher], [], [], 0)[0]:
+            self.ended_launcher = True
+            self._launcher.kill()
+
+    def _look(self) -> None:
+        """For ranks that have started, and for their boards: they are read when the rank is no more."""
+        if len(self._known) == self._count and all(member.board for member in self._known.values()):
             return
-        ended, _, _ = select.select(list(descriptors), [], [])
-        self.first_ended = descriptors[ended[0]]
+        for member in members(self._launcher.pid):
+            with contextlib.suppress(ProcessLookupError):
+                if member.rank not in self._known:
+                    self._running[os.pidfd_open(member.process.pid)] = member.rank
+                self._known[member.rank] = member
+
+    def _left(self) -> list[Member]:
+        return [self._known[rank] for rank in self._running.values()]
+
+    def _is_claimed(self) -> bool:
+        return any(is_claimed(member.board) for member in self._known.values() if member.board)
+
+
+def _is_finished(member: Member) -> bool:
+    return bool(member.board and member.board.finished)
+
+
+def _kill(ranks: Iterable[Member]) -> None:
+    for member in ranks:
+        with contextlib.suppress(psutil.Error):
+            member.process.kill()

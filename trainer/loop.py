@@ -23,6 +23,7 @@ from trainer.data.stream import RowStream
 from trainer.guard import Guard, GuardError
 from trainer.metrics import Tracker
 from trainer.step import StepParts, Wishes, train_step
+from trainer.watchdog import beat
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def train(run: Run) -> int:
                 raise
             wishes = Wishes(stop=stop.wished, give_up=saver.failed)
             taken = train_step(run.parts, batch, step, guard, wishes, begun, data.hash)
+            beat(step)
             guard = taken.guard
             if taken.wishes.give_up:
                 saver.settle()

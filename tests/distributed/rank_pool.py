@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("rank_worker.py")
+TASKS = Path(__file__).with_name("rank_tasks.py")
 
 
 class RankError(AssertionError):
@@ -22,11 +25,13 @@ class RankError(AssertionError):
 
 
 class RankPool:
-    def __init__(self) -> None:
+    def __init__(self, tasks: Path = TASKS) -> None:
+        """tasks: the file whose functions ranks can be asked to do"""
+        self._tasks = tasks
         self._worker: subprocess.Popen[str] | None = None
 
     def run(self, name: str, world_size: int, *, limit_s: float = 240, **arguments: Any) -> list[Any]:
-        """Run `rank_tasks.NAME(**arguments)` on ranks 0 to world_size - 1; their answers in order.
+        """Run the task `NAME(**arguments)` on ranks 0 to world_size - 1; their answers in order.
 
         Raises RankError where a rank raised or gave no answer in `limit_s` seconds.
         """
@@ -39,9 +44,12 @@ class RankPool:
     def outcomes(
         self, name: str, world_size: int, *, limit_s: float = 240, **arguments: Any
     ) -> list[dict[str, Any]]:
-        """As `run`, but errors are returned too: {"rank", "value" or "error", …} in the order of their coming."""
+        """As `run`, but errors are returned too, as `rank_worker.run_ranks` tells them, in the order of their coming.
+
+        A rank that was killed, or that left without an answer, is one of them.
+        """
         if self._worker is None or self._worker.poll() is not None:
-            self._worker = _start()
+            self._worker = _start(self._tasks)
         assert self._worker.stdin
         assert self._worker.stdout
         task = {"name": name, "arguments": arguments, "world_size": world_size, "limit_s": limit_s}
@@ -58,7 +66,7 @@ class RankPool:
             self._worker = None
 
 
-def _start() -> subprocess.Popen[str]:
+def _start(tasks: Path) -> subprocess.Popen[str]:
     defaults = {
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
@@ -68,7 +76,7 @@ def _start() -> subprocess.Popen[str]:
         "PYTHONWARNINGS": "ignore",
     }
     return subprocess.Popen(
-        [sys.executable, str(WORKER)],
+        [sys.executable, str(WORKER), str(tasks)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -77,6 +85,9 @@ def _start() -> subprocess.Popen[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the system gives to connections: one of them could take it before the ranks listen."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -3,12 +3,14 @@
 Importing torch, deepspeed and megatron-core takes seconds; a fork takes milliseconds, shares their memory and
 leaves nothing behind for the next task. Fork is safe here because no thread runs before a task does.
 
-A task comes as a JSON line on stdin, {"name", "arguments", "world_size", "port", "limit_s"}, and is answered by a
-JSON line on stdout: one outcome per rank, in the order in which they ended.
+The first argument is the file whose functions are the tasks. A task comes as a JSON line on stdin, {"name",
+"arguments", "world_size", "port", "limit_s"}, and is answered by a JSON line on stdout: one outcome per rank, in the
+order in which they ended.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -17,15 +19,16 @@ import sys
 import tempfile
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever a library prints, at its import already, goes to stderr
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-import rank_tasks  # noqa: E402
+TASKS = Path(sys.argv[1])
+sys.path[:0] = [str(TASKS.parent), str(Path(__file__).parent), str(Path(__file__).parents[2])]
+tasks = import_module(TASKS.stem)
 
 GRACE_S = 10.0
 """Seconds the others have to notice that a rank failed."""
@@ -38,7 +41,12 @@ def main() -> None:
 
 
 def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
-    """Outcomes {"rank", "value" or "error", "message", "traceback"} as they came; a hung rank is killed."""
+    """Outcomes {"rank", "ended", "hung", "value" or "error", "message", "traceback"} as they came.
+
+    ended: when the rank's process was gone, by time.monotonic(), which is one clock for all processes
+    hung: it was killed here, because its time was up
+    A rank that ended without an answer has the error "Silence".
+    """
     running: dict[int, tuple[int, IO[str]]] = {}
     for rank in range(task["world_size"]):
         answer = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (read after the rank's end)
@@ -48,6 +56,7 @@ def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
         running[pid] = rank, answer
     parent, deadline = os.getppid(), time.monotonic() + task["limit_s"]
     outcomes: list[dict[str, Any]] = []
+    hung = False
     while running:
         pid, _ = os.waitpid(-1, os.WNOHANG)
         if pid:
@@ -56,13 +65,15 @@ def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
             outcome = json.loads(
                 answer.read() or '{"error": "Silence", "message": "", "traceback": "no answer"}'
             )
-            outcomes.append({"rank": rank} | outcome)
+            outcomes.append({"rank": rank, "ended": time.monotonic(), "hung": hung} | outcome)
             if "error" in outcome:
                 deadline = min(deadline, time.monotonic() + GRACE_S)
         elif time.monotonic() > deadline or os.getppid() != parent:
-            for pid in running:
-                os.kill(pid, signal.SIGKILL)
-            deadline = float("inf")
+            for number in (signal.SIGABRT, signal.SIGKILL):  # the first prints where each thread stands
+                for pid in running:
+                    os.kill(pid, number)
+                time.sleep(0.5)
+            deadline, hung = float("inf"), True
         else:
             time.sleep(0.01)
     return outcomes
@@ -77,8 +88,9 @@ def run_rank(task: dict[str, Any], rank: int, answer: IO[str]) -> None:
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(task["port"]),
     )
+    faulthandler.enable()
     try:
-        outcome = {"value": getattr(rank_tasks, task["name"])(**task["arguments"])}
+        outcome = {"value": getattr(tasks, task["name"])(**task["arguments"])}
     except Exception as error:
         outcome = {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     json.dump(outcome, answer)

@@ -7,115 +7,29 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psutil
 import pytest
+from jobs import AGENTTUNE, ENTRY, LIMIT_S, STEPS, Folder, endless, kill_all, prepared
 
 from configs.load import load_config
 from launch.waiting_launcher import LAUNCHER
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "configs" / "demo"
-ENTRY = ROOT / "launch" / "train.py"
-AGENTTUNE = [sys.executable, "-m", "launch.cli"]
-STEPS = 12
-LIMIT_S = 300
-MARK = "AGENTTUNE_TEST_RUN"
-CONFIG = f"""
-run: {{output_dir: whole, seed: 1}}
-model: {{path: model, dtype: float32}}
-parallel: {{tensor: 2, pipeline: 2, data: 1}}
-data:
-  sequence_length: 256
-  pack_window: 16
-  eta: 0.5
-  sources:
-    - {{name: agent, path: {DEMO}/agent.jsonl, role: agent}}
-    - {{name: general, path: {DEMO}/general.jsonl, role: general}}
-batch: {{rows: 4}}
-train: {{steps: {STEPS}}}
-optimizer: {{lr: 3.0e-3}}
-checkpoint: {{every: 8}}
-wandb: {{mode: disabled}}
-"""
 KEYS = [
     *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
-    *("step_seconds", "tokens_per_second", "data_wait_seconds", "data_hash", "mfu"),
+    *("step_seconds", "tokens_per_second", "data_wait_seconds", "data_hash", "skipped", "mfu"),
 ]
 MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds")
 
 
-@dataclass
-class Folder:
-    """Runs in one directory. Every process of theirs, whoever its parent is by then, carries the mark."""
-
-    path: Path
-    mark: str = field(default_factory=lambda: uuid4().hex)
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-        environment = {key: value for key, value in os.environ.items() if key not in hidden}
-        environment |= {MARK: self.mark, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        output = (self.path / "output.txt").open("w")
-        return subprocess.Popen(
-            command,
-            cwd=self.path,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # a process group of its own, as a shell or a batch system gives it
-        )
-
-    def run(self, *command: str) -> tuple[int, str]:
-        """Exit code, and all that was printed."""
-        code = self.start(*command).wait(LIMIT_S)
-        return code, self.output()
-
-    def output(self) -> str:
-        return (self.path / "output.txt").read_text()
-
-    def metrics(self, run: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.path / run / "metrics.jsonl").read_text().splitlines()]
-
-    def wait_for_steps(self, run: str, steps: int, process: subprocess.Popen[str]) -> None:
-        file = self.path / run / "metrics.jsonl"
-        deadline = time.monotonic() + LIMIT_S
-        while not file.is_file() or file.read_bytes().count(b"\n") < steps:
-            assert process.poll() is None, self.output()
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
-
-    def processes(self, ranks_only: bool = False) -> list[psutil.Process]:
-        found: list[psutil.Process] = []
-        for process in psutil.process_iter():
-            try:
-                environment = process.environ()
-                if environment.get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found += [process] if "RANK" in environment or not ranks_only else []
-            except psutil.Error:
-                continue
-        if ranks_only:  # not what they forked: it has their environment
-            ranks = {process.pid for process in found}
-            found = [process for process in found if process.ppid() not in ranks]
-        return found
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    folder = Folder(tmp_path_factory.mktemp("launch"))
-    (folder.path / "config.yaml").write_text(CONFIG)
-    made = [*AGENTTUNE, "init-model", "model", "--shape", "tiny", "--tokenizer", str(DEMO / "tokenizer")]
-    code, output = folder.run(*made)
-    assert code == 0, output
+    folder = prepared(tmp_path_factory.mktemp("launch"))
     yield folder
     kill_all(folder)
 
@@ -124,11 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
 def nothing_left(folder: Folder) -> Iterator[None]:
     yield
     kill_all(folder)
-
-
-def kill_all(folder: Folder) -> None:
-    for process in folder.processes():
-        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +89,7 @@ def test_transformers_loads_the_checkpoint(folder: Folder, whole: Path) -> None:
 
 
 def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path) -> None:
-    command = [*AGENTTUNE, "train", "config.yaml", "run.output_dir=stopped"]
+    command = [*AGENTTUNE, "train", "config.yaml", "run.output_dir=stopped", "wandb.mode=offline"]
     process = folder.start(*command)
     folder.wait_for_steps("stopped", 2, process)
     process.send_signal(signal.SIGTERM)
@@ -192,6 +101,8 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path)
     code, output = folder.run(*command)
     assert code == 0, output
     assert unmeasured(folder.metrics("stopped")) == unmeasured(folder.metrics("whole"))
+    runs = [path.name.rpartition("-")[2] for path in (folder.path / "stopped/wandb").glob("offline-run-*")]
+    assert (len(runs), len(set(runs))) == (2, 1)  # two starts, one run of wandb's
 
 
 def test_signal_to_the_whole_group_saves(folder: Folder) -> None:
@@ -257,11 +168,15 @@ def last_rank(processes: list[psutil.Process]) -> psutil.Process:
 
 
 @pytest.mark.parametrize(
-    ("victim", "code"),
-    [(agenttune_itself, -signal.SIGKILL), (deepspeed_launcher, 1), (last_rank, 1)],
+    ("victim", "code", "fault"),
+    [
+        (agenttune_itself, -signal.SIGKILL, ""),
+        (deepspeed_launcher, 1, "its launcher was killed by signal 9"),
+        (last_rank, 1, "rank 1 failed, was killed or left first"),
+    ],
 )
 def test_killed_process_takes_all_with_it(
-    folder: Folder, victim: Callable[[list[psutil.Process]], psutil.Process], code: int
+    folder: Folder, victim: Callable[[list[psutil.Process]], psutil.Process], code: int, fault: str
 ) -> None:
     run = victim.__name__
     process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless(run))
@@ -273,8 +188,9 @@ def test_killed_process_takes_all_with_it(
         assert time.monotonic() < deadline, "a rank outlived its launcher by 5 s"
         time.sleep(0.1)
     assert process.wait(LIMIT_S) == code, folder.output()
-    if victim is last_rank:
-        assert "agenttune: rank 1 failed or was killed first" in folder.output()
+    if code == 1:
+        said = f"agenttune: the training was ended: {fault}"
+        assert folder.output().splitlines()[-1] == said
     _, alive = psutil.wait_procs(folder.processes(), timeout=10)
     assert not alive
 
@@ -315,11 +231,6 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
     assert "agenttune: deep.jsonl:1101: message 1 is the assistant's" in output
     assert "Traceback" not in output
     assert folder.metrics("deep") == []
-
-
-def endless(run: str) -> list[str]:
-    """Overrides for a run of two tensor ranks that does not end by itself."""
-    return ["parallel.pipeline=1", "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
 
 
 def unmeasured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
-        *("trainer.random_states", "trainer.watchdog", "trainer.output_lock"),
+        *("trainer.random_states", "trainer.output_lock"),
+        *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
 ]
 # On one floor, beyond a package's own modules: (importer, imported).
@@ -31,6 +32,10 @@ BESIDE = {
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
     ("trainer.guard", "configs"),
+    ("trainer.watchdog", "trainer.hang"),
+    ("trainer.watchdog", "trainer.board"),
+    ("trainer.hang", "trainer.board"),
+    ("trainer.board", "configs"),
     ("trainer.output_lock", "configs"),
     ("trainer.evaluate", "trainer.step"),
 }

@@ -1,0 +1,116 @@
+"""Whole jobs as users start them, in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "configs" / "demo"
+ENTRY = ROOT / "launch" / "train.py"
+AGENTTUNE = [sys.executable, "-m", "launch.cli"]
+STEPS = 12
+LIMIT_S = 300
+MARK = "AGENTTUNE_TEST_RUN"
+CONFIG = f"""
+run: {{output_dir: whole, seed: 1}}
+model: {{path: model, dtype: float32}}
+parallel: {{tensor: 2, pipeline: 2, data: 1}}
+data:
+  sequence_length: 256
+  pack_window: 16
+  eta: 0.5
+  sources:
+    - {{name: agent, path: {DEMO}/agent.jsonl, role: agent}}
+    - {{name: general, path: {DEMO}/general.jsonl, role: general}}
+batch: {{rows: 4}}
+train: {{steps: {STEPS}}}
+optimizer: {{lr: 3.0e-3}}
+checkpoint: {{every: 8}}
+wandb: {{mode: disabled}}
+"""
+
+
+@dataclass
+class Folder:
+    """Runs in one directory. Every process of theirs, whoever its parent is by then, carries the mark."""
+
+    path: Path
+    mark: str = field(default_factory=lambda: uuid4().hex)
+
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment |= {MARK: self.mark, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
+        output = (self.path / "output.txt").open("w")
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # a process group of its own, as a shell or a batch system gives it
+        )
+
+    def run(self, *command: str) -> tuple[int, str]:
+        """Exit code, and all that was printed."""
+        code = self.start(*command).wait(LIMIT_S)
+        return code, self.output()
+
+    def output(self) -> str:
+        return (self.path / "output.txt").read_text()
+
+    def metrics(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.path / run / "metrics.jsonl").read_text().splitlines()]
+
+    def wait_for_steps(self, run: str, steps: int, process: subprocess.Popen[str]) -> None:
+        file = self.path / run / "metrics.jsonl"
+        deadline = time.monotonic() + LIMIT_S
+        while not file.is_file() or file.read_bytes().count(b"\n") < steps:
+            assert process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
+    def processes(self, ranks_only: bool = False) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if environment.get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found += [process] if "RANK" in environment or not ranks_only else []
+            except psutil.Error:
+                continue
+        if ranks_only:  # not what they forked: it has their environment
+            ranks = {process.pid for process in found}
+            found = [process for process in found if process.ppid() not in ranks]
+        return found
+
+
+def prepared(path: Path) -> Folder:
+    """With a config of two tensor ranks x two stages, and the tiny model that it trains."""
+    folder = Folder(path)
+    (path / "config.yaml").write_text(CONFIG)
+    made = [*AGENTTUNE, "init-model", "model", "--shape", "tiny", "--tokenizer", str(DEMO / "tokenizer")]
+    code, output = folder.run(*made)
+    assert code == 0, output
+    return folder
+
+
+def kill_all(folder: Folder) -> None:
+    for process in folder.processes():
+        process.kill()
+
+
+def endless(run: str) -> list[str]:
+    """Overrides for a run of two tensor ranks that does not end by itself."""
+    return ["parallel.pipeline=1", "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]

@@ -1,0 +1,122 @@
+"""Jobs that hang or lose a rank end soon, tell where the ranks stood, and name the rank that is to blame."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from jobs import AGENTTUNE, ENTRY, LIMIT_S, ROOT, Folder, endless, kill_all, prepared
+
+PLANTED = Path(__file__).with_name("planted")
+HANG_S = 3.0
+END_S = 2.0
+"""Within which a job is to end once it is known to hang, or once a rank of it has failed."""
+LOAD_S = 3.0
+"""More than that, for a machine that has other work at the time."""
+LAUNCHERS = {
+    "agenttune": [*AGENTTUNE, "train"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ENTRY)],
+}
+HELD_GIL = "import ctypes; m = ctypes.create_string_buffer(64); f = ctypes.PyDLL(None).pthread_mutex_lock; f(m); f(m)"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = prepared(tmp_path_factory.mktemp("watchdog"))
+    yield folder
+    kill_all(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(folder: Folder) -> Iterator[None]:
+    (folder.path / "planted.txt").unlink(missing_ok=True)
+    yield
+    kill_all(folder)
+
+
+def command(run: str) -> list[str]:
+    return ["config.yaml", *endless(run), f"run.hang_seconds={HANG_S}"]
+
+
+def stop(folder: Folder, rank: int) -> float:
+    """The time at which it was stopped."""
+    (found,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == str(rank))
+    found.suspend()
+    return time.time()
+
+
+def planted(folder: Folder, rank: int, code: str, *command: str) -> tuple[subprocess.Popen[str], float]:
+    """A job that is started with this fault, once the fault has come, and the time at which it did."""
+    paths = {"PYTHONPATH": f"{PLANTED}:{ROOT}"}
+    process = folder.start(*command, **paths, PLANTED_RANK=str(rank), PLANTED_CODE=code)
+    note = folder.path / "planted.txt"
+    deadline = time.monotonic() + LIMIT_S
+    while not note.exists() or not note.read_text():
+        assert process.poll() is None, folder.output()
+        assert time.monotonic() < deadline, folder.output()
+        time.sleep(0.02)
+    return process, float(note.read_text())
+
+
+def ended(folder: Folder, process: subprocess.Popen[str], since: float, limit: float) -> list[str]:
+    """The lines of a job that is to end with 1, and with all its processes, so many seconds after its fault."""
+    code = process.wait(LIMIT_S)
+    _, alive = psutil.wait_procs(folder.processes(), timeout=limit)
+    seconds = time.time() - since
+    print(f"ended after {seconds:.2f} s, limit {limit} s")
+    assert code == 1, folder.output()
+    assert not alive, folder.output()
+    assert seconds < limit + END_S + LOAD_S, folder.output()
+    return folder.output().splitlines()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_stopped_rank(folder: Folder, launcher: str) -> None:
+    rank = random.randrange(2)
+    process = folder.start(*LAUNCHERS[launcher], *command(launcher))
+    folder.wait_for_steps(launcher, 1, process)
+    lines = ended(folder, process, stop(folder, rank), HANG_S)
+    found = f"rank {rank} is stopped (by SIGSTOP or a debugger)"
+    first = next(i for i, line in enumerate(lines) if "no progress for 3 s after step" in line)
+    assert lines[first].endswith(found)
+    assert lines[first + 1 :].count(f"agenttune: {found}") == 1
+    assert f"agenttune: rank {1 - rank} stands at (most recent call first):" in lines[first:]
+    assert any(line.endswith("in train_step") for line in lines[first:])
+    if launcher == "agenttune":
+        assert lines[-1] == f"agenttune: the training was ended: {found}"
+        assert not any("Error" in line for line in lines), lines
+
+
+def test_a_held_gil(folder: Folder) -> None:
+    process, since = planted(folder, 1, HELD_GIL, *LAUNCHERS["agenttune"], *command("gil"))
+    lines = ended(folder, process, since, HANG_S)
+    found = "rank 1 is in a call that holds the GIL"
+    first = lines.index(f"agenttune: no progress for 3 s after step 2: {found}")
+    assert "agenttune: rank 0 stands at (most recent call first):" in lines[first:]
+    theirs = lines.index(f"agenttune: {found}; it stands at (most recent call first):")
+    assert lines[theirs + 1] == '  File "<string>", line 1 in <module>'
+    assert "sitecustomize.py" in lines[theirs + 2]
+    assert lines[-1] == f"agenttune: the training was ended: {found}"
+
+
+def test_a_rank_that_leaves_before_its_work_is_done(folder: Folder) -> None:
+    code = "import os; os._exit(0)"
+    process, since = planted(folder, 1, code, *LAUNCHERS["agenttune"], *command("leaves"))
+    lines = ended(folder, process, since, 0)
+    assert lines[-1] == "agenttune: the training was ended: rank 1 failed, was killed or left first"
+
+
+def test_a_failure_beside_a_stopped_rank(folder: Folder) -> None:
+    """DeepSpeed's launcher would wait half a minute for it."""
+    code = "import time; time.sleep(1); 1 / 0"
+    process, since = planted(folder, 1, code, *LAUNCHERS["agenttune"], *command("raises"))
+    stop(folder, 0)
+    lines = ended(folder, process, since + 1, 0)
+    assert "agenttune: RuntimeError: rank 1: ZeroDivisionError: division by zero" in lines
+    assert lines[-1] == "agenttune: the training was ended: rank 1 failed, was killed or left first"

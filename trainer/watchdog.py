@@ -1,0 +1,138 @@
+"""Ends a job that hangs, and tells where each of its ranks stands.
+
+Every rank has a thread that looks for signs of progress on this machine. Once none came for `run.hang_seconds`, the
+lowest rank whose threads still run asks the others for their stacks, tells which is to blame (it is stopped, it does
+not answer, a call in it holds the GIL, or it stands elsewhere than in a collective), kills them and ends: whatever
+launcher started them sees a failed rank. Where no such thread runs on a machine, as when its only rank holds the GIL, a
+timer in C prints the rank's stack and ends it.
+
+A start is watched too, from the moment that the settings are read. Until the first step is over the limit is at least
+START_S, since much is done but once then.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import time
+from typing import Self
+
+import psutil
+
+from trainer.board import Board, Member, job_of, members
+from trainer.hang import CLAIM_S, answer, be_askable, end_job, is_awake, is_claimed
+
+START_S = 1800.0
+_ALIKE_S = 0.3
+"""Seconds by which ranks meet an error that is the same for all."""
+_TICK_S = 0.1
+_LAST_RESORT_S = 1.0
+"""Seconds that the timer in C leaves the threads."""
+
+_running: Watchdog | None = None
+
+
+def beat(step: int | None = None) -> None:
+    """A sign of progress of this rank, with its number if it is an optimizer step. Does nothing where none is awaited.
+
+    From a thread beside the training only where it comes to an end while that hangs, as one that writes a checkpoint.
+    """
+    if _running:
+        _running.beat(step)
+
+
+class Watchdog:
+    """Around the work of one rank. How it ended is seen on the rank's board."""
+
+    def __init__(self, rank: int) -> None:
+        self.limit_s = START_S
+        """Seconds without progress after which the job hangs, once a step was taken."""
+        self.code = 0
+        """The exit code of work that ends without an error."""
+        self._rank = rank
+        self._board = Board.new()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        global _running
+        _running = self
+        be_askable(self._board)
+        self.beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        global _running
+        _running = None
+        self._left.set()
+        self._thread.join()
+        page = self._board.page
+        page.awake, page.code = 0.0, getattr(error, "exit_code", 1) if error else self.code
+
+    def tells(self) -> bool:
+        """After an error that all ranks meet alike: whether this one tells of it. One of each machine does."""
+        page, ranks = self._board.page, self._machine()
+        page.alike = True
+        time.sleep(_ALIKE_S)
+        others = [(member.rank, member.board.page) for member in ranks[1:] if member.board]
+        page.told = not any(theirs.told or (theirs.alike and rank < self._rank) for rank, theirs in others)
+        return page.told
+
+    def beat(self, step: int | None = None) -> None:
+        page = self._board.page
+        page.beat = time.monotonic()
+        page.limit = self.limit_s if page.step or step else max(self.limit_s, START_S)
+        page.step = step or page.step
+
+    def _watch(self) -> None:
+        try:
+            self._watch_until_left()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _watch_until_left(self) -> None:
+        timer, quiet_until, answered = 0.0, 0.0, 0.0
+        while not self._left.wait(_TICK_S):
+            now = time.monotonic()
+            self._board.page.awake = now
+            due = self._board.due
+            if max(due, now) != timer:
+                timer = max(due, now)
+                faulthandler.dump_traceback_later(timer - now + _LAST_RESORT_S, exit=True)
+            if self._board.page.claimed != answered:
+                answered = self._board.page.claimed
+                answer(self._board)
+            if now < max(due, quiet_until) or is_claimed(self._board):
+                continue
+            ranks = self._machine()
+            # One rank may wait long for another, as when that writes a checkpoint: no rank must have gone on.
+            quiet_until = max(member.board.due for member in ranks if member.board)
+            before_us = (member for member in ranks if member.rank < self._rank)
+            if quiet_until <= now and not any(is_awake(member) for member in before_us):
+                faulthandler.dump_traceback_later(CLAIM_S, exit=True)  # it reads files, which may hang too
+                end_job(ranks, _expected())
+                os._exit(1)
+
+    def _machine(self) -> list[Member]:
+        """The ranks of this job on this machine, this one first."""
+        me = Member(self._rank, psutil.Process(), self._board)
+        others = members(os.getppid(), job_of(dict(os.environ)))
+        return [me, *(member for member in others if member.process.pid != me.process.pid)]
+
+
+def _expected() -> range:
+    """The ranks that the launcher has started on this machine, as far as it tells."""
+    ours = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")
+    first = int(os.environ.get("RANK", 0)) - int(os.environ.get("LOCAL_RANK", 0))
+    return range(first, first + int(ours)) if ours else range(0)
+
+
+def _forget() -> None:
+    """In a fork, whose parent's progress is not its own."""
+    global _running
+    _running = None
+
+
+os.register_at_fork(after_in_child=_forget)
