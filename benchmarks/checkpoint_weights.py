@@ -23,11 +23,12 @@ from torch import nn
 from configs.layout import Layout
 from configs.shapes import SHAPES, ModelShape
 from launch.init_model import init_model
-from trainer.checkpoint.hf_export import write_shard
+from trainer.checkpoint.hf_export import write_shards
 from trainer.checkpoint.hf_import import load_weights
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import shard_plan
 from trainer.model.names import Table, stage_table
+from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
 
 BIG = ModelShape(
@@ -155,8 +156,10 @@ class Writers:
 
     def ours(self) -> None:
         failures = Postponed()
-        for shard in self.plan:
-            write_shard(self.out, shard, self._masters, self._table, torch.bfloat16, self._grid, failures)
+        tensor = self._grid.layout.tensor
+        for first in range(0, len(self.plan), tensor):
+            shards = dict.fromkeys(self.plan[first : first + tensor], self._masters)
+            write_shards(self.out, shards, self._table, torch.bfloat16, self._grid, failures)
         failures.settle()
 
     def raw(self) -> None:
@@ -182,13 +185,11 @@ def write(folder: Path, rounds: int) -> dict[str, Any]:
     """Seconds of each way in turn, and the most memory that this process needed for it in any round."""
     grid = start_grid(Layout(tensor=int(os.environ["WORLD_SIZE"]), pipeline=1, data=1))
     writers = Writers(folder, grid)
-    names = list(writers.ways) if grid.is_main else []
-    shared: list[Any] = [names]
-    dist.broadcast_object_list(shared, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in shared[0]}
-    peak = dict.fromkeys(shared[0], 0)
+    ways: list[str] = exchange(list(writers.ways), grid)[0]
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peak = dict.fromkeys(ways, 0)
     for number in range(rounds):
-        order = shared[0][number % len(shared[0]) :] + shared[0][: number % len(shared[0])]
+        order = ways[number % len(ways) :] + ways[: number % len(ways)]
         for name in order:
             if grid.is_main:
                 shutil.rmtree(writers.out, ignore_errors=True)

@@ -1,9 +1,11 @@
-"""A part of this job's weights into a file of a Hugging Face folder."""
+"""This job's weights as the files of a Hugging Face folder have them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
+from mmap import mmap
 from pathlib import Path
 
 import torch
@@ -18,6 +20,8 @@ from trainer.model.names import Piece, Table, row_offsets
 from trainer.parallel.grid import Grid
 
 INDEX = "model.safetensors.index.json"
+Weights = Mapping[str, torch.Tensor]
+"""This rank's slice of each of a shard's parameters, on the CPU, in any precision."""
 
 
 def write_index(folder: Path, plan: Sequence[Shard], shape: ModelShape, item_bytes: int) -> Records:
@@ -31,47 +35,71 @@ def write_index(folder: Path, plan: Sequence[Shard], shape: ModelShape, item_byt
     return {INDEX: write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")}
 
 
-def write_shard(
+def write_shards(
     folder: Path,
-    shard: Shard,
-    weights: Mapping[str, torch.Tensor],
+    shards: Mapping[Shard, Weights],
     table: Table,
     dtype: torch.dtype,
     grid: Grid,
     failures: Postponed,
 ) -> Records:
-    """Write a shard's tensors, in `dtype`, on one of the tensor ranks that hold its parameters; their collective.
+    """Write shards, one at the most for each of the tensor ranks that hold their parameters: a collective of theirs.
 
-    weights: this rank's slice of each of the shard's parameters, on the CPU
+    All are gathered first, so that the ranks then write at the same time.
+    """
+    written: Records = {}
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for shard, weights in shards.items():
+        tensors = gather_shard(shard, weights, table, dtype, grid)
+        own |= {shard.file: tensors} if tensors else {}
+    for name, tensors in own.items():
+        with failures.attempt():
+            written[name] = write_tensors(folder / name, tensors)
+    return written
+
+
+def gather_shard(
+    shard: Shard, weights: Weights, table: Table, dtype: torch.dtype, grid: Grid
+) -> dict[str, torch.Tensor]:
+    """A shard's Hugging Face tensors, in `dtype`, on the tensor rank that is to write them; none on the others.
+
+    A collective of the tensor ranks that hold its parameters.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in shard.parameters:
         offsets = row_offsets(table[name], grid.layout.tensor)
         for piece, offset in zip(table[name], offsets, strict=True):
             rows = piece.slice_shape(grid.layout.tensor)[0]
-            local = weights[name].detach()[offset : offset + rows].to(dtype)
-            whole = gather_piece(local.contiguous(), piece, grid, shard.tensor_rank)
+            local = weights[name].detach()[offset : offset + rows]
+            whole = gather_piece(local, piece, dtype, grid, shard.tensor_rank)
             if whole is not None:
                 tensors[piece.name] = whole
-    written: Records = {}
-    if tensors:
-        with failures.attempt():
-            written[shard.file] = write_tensors(folder / shard.file, tensors)
-    return written
+    return tensors
 
 
-def gather_piece(local: torch.Tensor, piece: Piece, grid: Grid, to: int) -> torch.Tensor | None:
-    """A Hugging Face tensor from its slices, on tensor rank `to`; None on the others."""
+def gather_piece(
+    local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int
+) -> torch.Tensor | None:
+    """A Hugging Face tensor from its slices, in `dtype`, on tensor rank `to`; None on the others."""
     tensor = grid.layout.tensor
     if piece.split == "none" or tensor == 1:
-        return local if grid.tensor_rank == to else None
-    slices = [torch.empty_like(local) for _ in range(tensor)] if grid.tensor_rank == to else None
-    dist.gather(local, slices, group=grid.side_tensor_group, group_dst=to)
+        return local.to(dtype) if grid.tensor_rank == to else None
+    own = scratch(local.shape, dtype).copy_(local)
+    slices = [scratch(local.shape, dtype) for _ in range(tensor)] if grid.tensor_rank == to else None
+    dist.gather(own, slices, group=grid.side_tensor_group, group_dst=to)
     if slices is None:
         return None
-    whole = torch.empty(piece.shape, dtype=local.dtype)
+    whole = scratch(piece.shape, dtype)
     along = 1 if piece.split == "columns" else 0
     for rank, part in enumerate(slices):
         start, stop = piece.bounds(rank, tensor)
         whole.narrow(along, start, stop - start).copy_(part.narrow(along, 0, stop - start))
     return whole
+
+
+def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor whose memory goes back to the system with it. malloc keeps blocks of up to 32 MB for itself, which came
+    to half a shard."""
+    return torch.frombuffer(mmap(-1, max(1, prod(shape)) * dtype.itemsize), dtype=dtype)[: prod(shape)].view(
+        shape
+    )

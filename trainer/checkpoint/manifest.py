@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,13 +40,18 @@ Records = dict[str, FileRecord]
 def read_record(file: Path) -> FileRecord:
     """What a file holds, from the disk where the system can be asked to forget it. Raises OSError with the file."""
     digest, size = hashlib.sha256(), 0
-    buffer = memoryview(bytearray(_PIECE))
-    with naming(file), open(file, "rb", buffering=0) as source:
+    buffer, other = memoryview(bytearray(_PIECE)), memoryview(bytearray(_PIECE))
+    # A piece is hashed while the next is read.
+    with ThreadPoolExecutor(1) as beside, naming(file), open(file, "rb", buffering=0) as source:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        hashed: Future[None] | None = None
         while count := source.readinto(buffer):
-            digest.update(buffer[:count])
+            if hashed:
+                hashed.result()
+            hashed = beside.submit(digest.update, buffer[:count])
             size += count
+            buffer, other = other, buffer
     return FileRecord(size, digest.hexdigest())
 
 

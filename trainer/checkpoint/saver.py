@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 
@@ -13,7 +14,7 @@ import torch
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
-from trainer.checkpoint.hf_export import write_index, write_shard
+from trainer.checkpoint.hf_export import write_index, write_shards
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import Progress
@@ -88,23 +89,25 @@ class Saver:
         while self._news:
             yield self._news.popleft()
 
-    def _try(self, progress: Progress, held: Iterable[Snapshot]) -> None:
+    def _try(self, progress: Progress, held: Iterator[Snapshot]) -> None:
         try:
             self._write(progress, held)
         except BaseException as failure:
             self._failure = failure
 
-    def _write(self, progress: Progress, held: Iterable[Snapshot]) -> None:
+    def _write(self, progress: Progress, held: Iterator[Snapshot]) -> None:
         def write(folder: Path) -> Records:
             failures = Postponed()
             written: Records = {}
-            for snapshot in held:
-                weights = {name: state["master"] for name, state in snapshot.state.items()}
-                written |= write_shard(
-                    folder, snapshot.shard, weights, self._table, self._dtype, self._grid, failures
-                )
-                with failures.attempt():
-                    written |= write_parts(folder, snapshot, self._table, self._grid)
+            while some := list(islice(held, self._grid.layout.tensor)):
+                weights = {
+                    snapshot.shard: {name: state["master"] for name, state in snapshot.state.items()}
+                    for snapshot in some
+                }
+                written |= write_shards(folder, weights, self._table, self._dtype, self._grid, failures)
+                for snapshot in some:
+                    with failures.attempt():
+                        written |= write_parts(folder, snapshot, self._table, self._grid)
             if self._grid.is_main:
                 with failures.attempt():
                     written |= write_index(folder, self._plan, self._shape, self._dtype.itemsize)

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -61,13 +62,17 @@ def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRe
     """
     digest, written = hashlib.sha256(), 0
     try:
-        with open(file, "wb", buffering=0) as out:
+        # A piece is hashed while it is written, the last of them while they come to the disk.
+        with ThreadPoolExecutor(1) as beside, open(file, "wb", buffering=0) as out:
+            hashed: Future[None] | None = None
             for piece in pieces:
+                before, hashed = hashed, beside.submit(digest.update, piece)
                 left = piece
                 while left:
                     count = out.write(left)
                     left, written = left[count:], written + count
-                digest.update(piece)
+                if before:
+                    before.result()
             os.fsync(out.fileno())
     except OSError as error:
         said = f"{file}: {written:,} of {total:,} bytes were written, then: {error.strerror}"
