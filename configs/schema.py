@@ -18,8 +18,9 @@ class RunConfig:
     """Folder for config.yaml, metrics.jsonl and checkpoints/."""
     seed: int = 1234
     hang_seconds: float = 1800.0
-    """A rank that sees no progress for so long prints where it stands, and the job ends. More than the longest step,
-    and than the longest that one rank may wait for another's checkpoint."""
+    """Where no rank of a machine goes on for so long, the job tells where each stands and ends. More than the longest
+    step, and than the ranks of one machine may wait for those of another to write a checkpoint. A start has at least
+    1800."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from configs.shapes import ModelShape
 from launch.environment import accelerators
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
-from launch.waiting_launcher import STOPS, TOO_EARLY, tell
+from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.progress import nothing_to_do, read_progress
 from trainer.checkpoint.store import resume_folder
@@ -50,6 +50,7 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     forward = _Forward(launcher, ranks)
     tell(launcher, _arguments(layout, path, overrides))
     launched = launcher.wait()
+    hear_no_more()
     code = ranks.settle(launched)
     if forward.interrupted and code:
         return 130

@@ -14,6 +14,7 @@ from configs.schema import Config
 from launch.ancestors import die_with_launcher
 from launch.environment import library_environment
 from launch.preflight import check_settings
+from launch.waiting_launcher import hear_no_more
 from tokenization.errors import DataError
 from trainer.data.ahead import start_workers
 from trainer.data.open import open_data
@@ -38,6 +39,7 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
             config = load_config(path, overrides)
             watch.limit_s = config.run.hang_seconds
             watch.code = _train(config)
+        hear_no_more()
         return watch.code
     except (ConfigError, DataError, GuardError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

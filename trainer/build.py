@@ -38,6 +38,7 @@ from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
 from trainer.random_states import restore_random_states
 from trainer.step import StepParts
+from trainer.watchdog import beat
 
 _SIGN_OF_LIFE = 60
 """Seconds after which waiting ranks are told to wait on: a collective that takes half an hour is given up."""
@@ -62,6 +63,7 @@ def count_steps(config: Config, data: Data, grid: Grid) -> int:
 
         def still_counting() -> None:
             nonlocal spoken
+            beat()
             if time.monotonic() - spoken > _SIGN_OF_LIFE:
                 shared(-1)
                 spoken = time.monotonic()
@@ -69,7 +71,7 @@ def count_steps(config: Config, data: Data, grid: Grid) -> int:
         rows = shared(rows_of_epochs(config, data, config.train.epochs, still_counting))
     else:
         while (rows := shared(0)) < 0:
-            pass
+            beat()
     return -(-rows // config.batch.rows)  # the stream goes on where the last batch asks for more
 
 

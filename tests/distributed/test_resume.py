@@ -132,7 +132,8 @@ def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
     config = write_config(tmp_path / "run.yaml", model, train={"steps": 60}, checkpoint={"every": 30})
     fault = {"rank": rank, "step": 60 // 2, "bytes": 20_000}
     arguments: dict[str, Any] = {"config": str(config), "overrides": layout(1, 1, 2), "max_bytes": 100_000}
-    ranks.run("train_run", 2, **arguments | {"overrides": [*layout(1, 1, 2), "train.steps=10"]})
+    shorter: dict[str, Any] = {**arguments, "overrides": [*layout(1, 1, 2), "train.steps=10"]}
+    ranks.run("train_run", 2, **shorter)
     outcomes = ranks.outcomes("train_run", 2, **arguments, full_disk=fault, limit_s=60)
     messages = {outcome["rank"]: outcome.get("message", "no error") for outcome in outcomes}
     assert "File too large" in messages.pop(rank)

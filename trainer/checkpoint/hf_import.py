@@ -15,6 +15,7 @@ from configs.errors import ConfigError
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
 from trainer.model.names import Piece, Table, check_names, row_offsets
+from trainer.watchdog import beat
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each id."""
@@ -62,6 +63,7 @@ def load_weights(
     files = tensor_files(folder)
     check_names(files, shape)
     for name, pieces in table.items():
+        beat()
         parameter = parameters[name]
         for piece, offset in zip(pieces, row_offsets(pieces, tensor), strict=True):
             rows = piece.slice_shape(tensor)[0]

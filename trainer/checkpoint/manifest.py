@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainer.watchdog import beat
+
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _PIECE = 1 << 24
@@ -51,6 +53,7 @@ def read_record(file: Path) -> FileRecord:
                 hashed.result()
             hashed = beside.submit(digest.update, buffer[:count])
             size += count
+            beat()
             buffer, other = other, buffer
     return FileRecord(size, digest.hexdigest())
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint.manifest import FileRecord, flush, read_record
+from trainer.watchdog import beat
 
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _PIECE = 1 << 24
@@ -73,6 +74,7 @@ def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRe
                     left, written = left[count:], written + count
                 if before:
                     before.result()
+                beat()
             os.fsync(out.fileno())
     except OSError as error:
         said = f"{file}: {written:,} of {total:,} bytes were written, then: {error.strerror}"

@@ -23,6 +23,7 @@ from trainer.checkpoint.tensors import write_tensors, write_text
 from trainer.model.names import Table
 from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
+from trainer.watchdog import beat
 
 State = Mapping[str, Mapping[str, torch.Tensor]]
 """By parameter, this rank's slice of its float32 weights and moments, on the CPU."""
@@ -85,6 +86,7 @@ def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, 
     with PartReader(folder / FOLDER, parts) as reader:
 
         def state(name: str) -> dict[str, torch.Tensor]:
+            beat()
             where = (grid.tensor_rank, grid.layout.tensor)
             return {kind: torch.cat([reader.read(p, kind, *where) for p in table[name]]) for kind in KINDS}
 
