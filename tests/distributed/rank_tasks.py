@@ -103,7 +103,7 @@ def train_run(
     run = _build(config, overrides)
     if drawn:
         losses = run.parts.loss.token_losses
-        run.parts.loss.token_losses = lambda *places: losses(*places) * (0.5 + torch.rand(()))
+        run.parts.loss.token_losses = lambda hidden, targets: losses(hidden, targets) * (0.5 + torch.rand(()))
     if full_disk and run.parts.grid.rank == full_disk["rank"]:
         commit = saver.commit
 
