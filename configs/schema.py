@@ -20,7 +20,7 @@ class RunConfig:
     hang_seconds: float = 1800.0
     """Where no rank of a machine goes on for so long, the job tells where each stands and ends. More than the longest
     step, and than the ranks of one machine may wait for those of another to write a checkpoint. A start has at least
-    1800."""
+    1800. A job that is suspended for longer ends when it goes on."""
 
 
 @dataclass(frozen=True)

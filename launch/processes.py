@@ -59,6 +59,8 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     if forward.too_early or (forward.stopped and ranks.unheard):
         print(TOO_EARLY, file=sys.stderr)
         return REQUEUE
+    if ranks.alike:
+        return code
     guilty = "a rank" if ranks.first_failed is None else f"rank {ranks.first_failed}"
     fault = ranks.hang or f"{guilty} failed, was killed or left first"
     if launched < 0 and not ranks.ended_launcher:

@@ -16,6 +16,7 @@ from launch.environment import library_environment
 from launch.preflight import check_settings
 from launch.waiting_launcher import hear_no_more
 from tokenization.errors import DataError
+from trainer.checkpoint.store import CheckpointError
 from trainer.data.ahead import start_workers
 from trainer.data.open import open_data
 from trainer.guard import GuardError
@@ -25,8 +26,9 @@ from trainer.watchdog import Watchdog
 def run_rank(path: str, overrides: Sequence[str]) -> int:
     """Train as rank RANK of WORLD_SIZE. Returns 0, or 75 when stopped by a signal after saving.
 
-    Errors in the config, the data and what guards found are met by all ranks alike, so one raises them and the others
-    wait to be ended, seconds at most, and return the error's code. Any other error names its rank.
+    Errors in the config and the data, a checkpoint given up and what guards found are met by all ranks alike, so one
+    raises them and the others wait to be ended, seconds at most, and return the error's code. Any other error names
+    its rank.
     """
     die_with_launcher()
     warnings.simplefilter("ignore")
@@ -41,7 +43,7 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
             watch.code = _train(config)
         hear_no_more()
         return watch.code
-    except (ConfigError, DataError, GuardError) as error:
+    except (ConfigError, DataError, GuardError, CheckpointError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if watch.tells():
             raise

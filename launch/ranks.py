@@ -59,6 +59,12 @@ class Ranks:
         return next((blame.decode(errors="replace") for blame in said if blame), "")
 
     @property
+    def alike(self) -> bool:
+        """The first to fail met what all of them met, and one has told it."""
+        board = None if self.first_failed is None else self._known[self.first_failed].board
+        return bool(board and board.page.alike)
+
+    @property
     def unheard(self) -> bool:
         """The first to fail ended before a step and without an error, as by a signal that it did not listen to yet."""
         if self.first_failed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -42,6 +43,9 @@ from trainer.watchdog import beat
 
 _SIGN_OF_LIFE = 60
 """Seconds after which waiting ranks are told to wait on: a collective that takes half an hour is given up."""
+
+_GROUPS_S = 1860
+"""At the least, seconds that a collective may take."""
 
 
 def count_steps(config: Config, data: Data, grid: Grid) -> int:
@@ -87,7 +91,8 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     data: opened before, where workers were forked from this process while it was small; else nobody works ahead.
     """
     torch.manual_seed(config.run.seed)
-    grid = start_grid(layout)
+    # The watchdog is to come first: it tells where all ranks stand.
+    grid = start_grid(layout, timedelta(seconds=max(_GROUPS_S, config.run.hang_seconds + _SIGN_OF_LIFE)))
     _claim_output(config, grid)
     data = data or open_data(config, open_builder(config), first=grid.is_main, workers=0)
     builder = data.builder

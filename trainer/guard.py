@@ -52,16 +52,18 @@ class Guard:
             in_a_row=0,
         )
 
-    def left_out(self, step: int, fault: str, config: GuardConfig) -> Guard:
-        """Raises GuardError where `step` is one too many."""
-        after = replace(self, skipped=self.skipped + 1, in_a_row=self.in_a_row + 1)
-        if after.in_a_row >= config.patience:
-            raise GuardError(
-                f"step {step}: {fault}; {after.in_a_row} steps in a row could not be taken, guard.patience is "
-                f"{config.patience}. Weights and moments are as before the first of them. Look at their rows with "
-                "`agenttune preview --rows`, lower optimizer.lr and resume, or raise guard.patience"
-            )
-        return after
+    def left_out(self) -> Guard:
+        return replace(self, skipped=self.skipped + 1, in_a_row=self.in_a_row + 1)
+
+    def given_up(self, step: int, fault: str, config: GuardConfig) -> GuardError | None:
+        """What ends the run after `step`, which was left out for `fault`, where it was one too many."""
+        if not fault or self.in_a_row < config.patience:
+            return None
+        return GuardError(
+            f"step {step}: {fault}; {self.in_a_row} steps in a row could not be taken, guard.patience is "
+            f"{config.patience}. Weights and moments, as before the first of them, are saved. Look at the rows with "
+            "`agenttune preview --rows`; to go on behind them lower optimizer.lr or raise guard.patience"
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from trainer.data.prefetch import Prefetch
 from trainer.data.report import table
 from trainer.data.state import State
 from trainer.data.stream import RowStream
-from trainer.guard import Guard, GuardError
+from trainer.guard import Guard
 from trainer.metrics import Tracker
 from trainer.step import StepParts, Wishes, train_step
 from trainer.watchdog import beat
@@ -55,6 +55,10 @@ def train(run: Run) -> int:
     stop = StopRequest()
     config, guard = run.parts.config, run.guard
     every = config.checkpoint.every
+
+    def wishes() -> Wishes:
+        return Wishes(stop=stop.wished, give_up=saver.failed)
+
     with _settled(run, saver_of(run)) as saver, closing(Prefetch(run.stream, config.batch.rows)) as batches:
         for step in range(run.done + 1, run.parts.steps + 1):
             begun = time.perf_counter()
@@ -64,7 +68,6 @@ def train(run: Run) -> int:
                 if run.quarantine and batches.bad_rows:
                     run.quarantine.add(batches.bad_rows)
                 raise
-            wishes = Wishes(stop=stop.wished, give_up=saver.failed)
             taken = train_step(run.parts, batch, step, guard, wishes, begun, data.hash)
             beat(step)
             guard = taken.guard
@@ -72,13 +75,16 @@ def train(run: Run) -> int:
                 saver.settle()
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
-            ends = step == run.parts.steps or taken.wishes.stop
+            given_up = guard.given_up(step, taken.fault, config.guard)
+            ends = step == run.parts.steps or taken.wishes.stop or given_up is not None
             said = run.quarantine.add(bad_rows, ends=ends) if run.quarantine else ""
             if said and run.tracker:
                 run.tracker.say(said)
             if ends or (every and step % every == 0):
                 save(run, saver, step, data, guard, ends=ends)
             _tell_news(run, saver)
+            if given_up:
+                raise given_up
             if ends and step < run.parts.steps:
                 if run.tracker:
                     how = "the same command goes on" if goes_on(config) else "checkpoint.resume=auto goes on"
@@ -116,12 +122,15 @@ def saver_of(run: Run) -> Saver:
 
 @contextmanager
 def _settled(run: Run, saver: Saver) -> Iterator[Saver]:
-    """Where data or guards end the run on all ranks alike, the checkpoint in the background is still committed."""
+    """Where its data end the run, on all ranks alike, the checkpoint in the background is still committed."""
     try:
         yield saver
-    except (DataError, GuardError):
-        with suppress(OSError, ValueError):
+    except DataError:
+        try:
             saver.settle()
+        except Exception as error:
+            if run.tracker:
+                run.tracker.say(f"the checkpoint in the background came to nothing: {error}")
         _tell_news(run, saver)
         raise
 

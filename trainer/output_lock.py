@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from pathlib import Path
@@ -33,10 +32,7 @@ def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                os.close(descriptor)
-                return None
+        except BlockingIOError:
             if time.monotonic() > waited_until:
                 os.close(descriptor)
                 raise ConfigError(
@@ -44,5 +40,8 @@ def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
                     "another folder"
                 ) from None
             time.sleep(0.1)
+        except OSError:
+            os.close(descriptor)
+            return None
         else:
             return descriptor

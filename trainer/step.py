@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,15 +66,16 @@ def train_step(
     batch: GlobalBatch,
     step: int,
     guard: Guard,
-    wishes: Wishes | None = None,
+    wishes: Callable[[], Wishes] = Wishes,
     begun: float | None = None,
     data_hash: str = "",
 ) -> Taken:
     """Run optimizer step `step` (from 1), or leave it out where `guard` objects. A collective of all ranks.
 
-    The step's time counts from `begun` (time.perf_counter()), when the batch was asked for; by default from now.
-    `data_hash` is the stream's after the batch. Raises RuntimeError where ranks have different ones: they were given
-    other data. Raises GuardError where too many steps in a row were left out.
+    `wishes` gives this rank's when all tell theirs, late in the step. The step's time counts from `begun`
+    (time.perf_counter()), when the batch was asked for; by default from now. `data_hash` is the stream's after the
+    batch. Raises RuntimeError where ranks have different ones: they were given
+    other data.
     """
     entered = time.perf_counter()
     begun = entered if begun is None else begun
@@ -83,11 +84,10 @@ def train_step(
     # DeepSpeed takes the mean over micro-batches and data ranks; ours is the sum over the batch's targets.
     parts.loss.scale = len(micro) * layout.data / max(1, batch.targets)
     lr = learning_rate(step - guard.skipped, parts.steps, config.optimizer)
-    wishes = wishes or Wishes()
     shared: list[_Shared] = []
 
     def may_update(norm: float) -> bool:
-        shared.append(_share(parts, norm, wishes, data_hash))
+        shared.append(_share(parts, norm, wishes(), data_hash))
         return not guard.fault(shared[0].loss(batch), shared[0].norm, config.guard)
 
     parts.engine.step([((m.tokens, m.positions), (m.labels, m.sources)) for m in micro], lr, may_update)
@@ -95,7 +95,7 @@ def train_step(
     seconds = time.perf_counter() - begun
     loss, norm, targets = told.loss(batch), told.norm, batch.targets_by_source
     if fault := guard.fault(loss, norm, config.guard):
-        after = guard.left_out(step, fault, config.guard)
+        after = guard.left_out()
     else:
         after = guard.taken(loss, norm, config.guard)
     by_source = {

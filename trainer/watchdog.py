@@ -27,7 +27,7 @@ START_S = 1800.0
 _ALIKE_S = 0.3
 """Seconds by which ranks meet an error that is the same for all."""
 _TICK_S = 0.1
-_LAST_RESORT_S = 1.0
+_LAST_RESORT_S = 1.8
 """Seconds that the timer in C leaves the threads."""
 
 _running: Watchdog | None = None

@@ -12,14 +12,14 @@ from torch import nn
 import trainer.loop
 from tests.distributed import rank_tasks
 from trainer.guard import Guard, GuardError
-from trainer.step import StepParts, Taken, train_step
+from trainer.step import StepParts, Taken, Wishes, train_step
 
 SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "nan": lambda gradient: _one(gradient, float("nan")),
     "inf": lambda gradient: _one(gradient, float("-inf")),
     "bit": lambda gradient: _flipped(gradient),
 }
-"""What becomes of a parameter's gradient; the fourth kind is `loss`."""
+"""What becomes of a parameter's gradient; other kinds are `loss` and, in bfloat16, `late`."""
 
 
 def train_spoilt(
@@ -40,13 +40,20 @@ def train_spoilt(
             for kind, rank in kinds.items()
             if kind in SPOILT and rank == parts.grid.rank
         ]
+        optimizer: Any = parts.engine._optimizer  # pyright: ignore[reportPrivateUsage]
+        update = optimizer.step
+        if (
+            kinds.get("late") == parts.grid.rank
+        ):  # after the sum over data ranks: the others know nothing of it
+            optimizer.step = lambda: (spoil_sum(optimizer), update())
         losses = parts.loss.token_losses
         if "loss" in kinds:  # a row as hard as that: every rank of the last stage has it
             parts.loss.token_losses = lambda hidden, targets: 100 * losses(hidden, targets)
         try:
-            taken = train_step(parts, batch, number, guard, type(wishes)(stop=number == stop), *others)
+            taken = train_step(parts, batch, number, guard, lambda: Wishes(stop=number == stop), *others)
         finally:
             parts.loss.token_losses = losses
+            optimizer.step = update
             for handle in handles:
                 handle.remove()
         report = taken.report
@@ -60,6 +67,10 @@ def train_spoilt(
     except GuardError as error:
         told["error"] = str(error)
     return told
+
+
+def spoil_sum(optimizer: Any) -> None:
+    optimizer.fp32_groups_gradient_flat_partition[0].view(-1)[0] = float("nan")
 
 
 def matrix(parts: StepParts) -> nn.Parameter:

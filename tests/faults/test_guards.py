@@ -49,6 +49,15 @@ def test_a_step_that_must_not_be_taken(
                 assert before["steps"] + after["steps"] == at_once["steps"]
 
 
+def test_what_one_data_rank_alone_has_is_left_out_by_all(
+    pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
+) -> None:
+    """Under bfloat16 each data rank has a norm of its own; a fault in one sum must not keep the others waiting."""
+    run, settings = straight("DP2"), ["model.dtype=bfloat16"]
+    spoilt = [{"step": 3, "rank": 1, "kind": "late"}]
+    check(spoilt_run(pool, run, tmp_path, spoilt=spoilt, stop=0, settings=settings), [3], run, settings)
+
+
 def check(ranks: list[dict[str, Any]], spoilt: list[int], run: Straight, settings: list[str]) -> None:
     config = load_config(str(run.config), settings)
     for told in ranks:
@@ -69,7 +78,7 @@ def check(ranks: list[dict[str, Any]], spoilt: list[int], run: Straight, setting
 def test_the_run_ends_after_so_many_in_a_row(
     name: str, pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
 ) -> None:
-    """All ranks with the same words; what was saved is in force, also what was still on its way."""
+    """All ranks with the same words; what is saved goes on behind the rows, and ends at the next that is bad."""
     run = replace(straight(name), folder=tmp_path / "run")
     spoilt = [{"step": step, "rank": step % 2, "kind": "nan"} for step in (4, 5, 6)]
     told = spoilt_run(
@@ -78,4 +87,4 @@ def test_the_run_ends_after_so_many_in_a_row(
     assert len({rank["error"] for rank in told}) == 1
     assert told[0]["error"].startswith("step 6: ")
     assert "gradient norm inf; 3 steps in a row" in told[0]["error"]
-    assert (run.folder / "checkpoints/latest").read_text() == "step-00000003\n"
+    assert (run.folder / "checkpoints/latest").read_text() == "step-00000006\n"

@@ -21,7 +21,9 @@ def after(*steps: tuple[float, float], config: GuardConfig = CONFIG, guard: Guar
     guard = guard or Guard()
     for number, (loss, norm) in enumerate(steps, 1):
         fault = guard.fault(loss, norm, config)
-        guard = guard.left_out(number, fault, config) if fault else guard.taken(loss, norm, config)
+        guard = guard.left_out() if fault else guard.taken(loss, norm, config)
+        if error := guard.given_up(number, fault, config):
+            raise error
     return guard
 
 
@@ -71,7 +73,9 @@ def test_rows_learned_by_heart_make_no_spike_of_the_next() -> None:
 def test_too_many_in_a_row_end_the_run_and_others_do_not() -> None:
     well, bad = (1.0, 1.0), (nan, 1.0)
     assert after(well, bad, bad, well, bad, bad).skipped == 4
-    with pytest.raises(GuardError, match=r"step 4: loss nan.*3 steps in a row.*guard.patience is 3.*resume"):
+    with pytest.raises(
+        GuardError, match=r"step 4: loss nan.*3 steps in a row.*guard.patience is 3.*are saved"
+    ):
         after(well, bad, bad, bad)
 
 

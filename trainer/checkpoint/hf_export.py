@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from math import prod
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 import torch
@@ -100,6 +100,5 @@ def gather_piece(
 def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """A tensor whose memory goes back to the system with it. malloc keeps blocks of up to 32 MB for itself, which came
     to half a shard."""
-    return torch.frombuffer(mmap(-1, max(1, prod(shape)) * dtype.itemsize), dtype=dtype)[: prod(shape)].view(
-        shape
-    )
+    memory = mmap(-1, max(1, prod(shape)) * dtype.itemsize, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype)[: prod(shape)].view(shape)

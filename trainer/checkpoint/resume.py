@@ -61,11 +61,10 @@ def check_weights(folder: Path, grid: Grid) -> None:
 
     The ranks divide the reading. Raises ConfigError. Folders without a manifest are taken as they are.
     """
-    if not (folder / MANIFEST).is_file():
-        return
     damage = ""
     try:
-        records = read_manifest(folder)
+        # Looked for by each rank: the folder may be each machine's own.
+        records = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
         weights = {name: record for name, record in records.items() if fnmatch(name, WEIGHTS)}
         check_sizes(folder, weights)
         check_files(folder, weights, share(weights, grid.rank, grid.layout.world_size))

@@ -99,15 +99,10 @@ class Saver:
         def write(folder: Path) -> Records:
             failures = Postponed()
             written: Records = {}
-            while some := list(islice(held, self._grid.layout.tensor)):
-                weights = {
-                    snapshot.shard: {name: state["master"] for name, state in snapshot.state.items()}
-                    for snapshot in some
-                }
-                written |= write_shards(folder, weights, self._table, self._dtype, self._grid, failures)
-                for snapshot in some:
-                    with failures.attempt():
-                        written |= write_parts(folder, snapshot, self._table, self._grid)
+            # In rounds of as many as there are tensor ranks, which then have one weight file each to write.
+            tensor = self._grid.layout.tensor
+            while (records := self._write_some(folder, list(islice(held, tensor)), failures)) is not None:
+                written |= records
             if self._grid.is_main:
                 with failures.attempt():
                     written |= write_index(folder, self._plan, self._shape, self._dtype.itemsize)
@@ -123,6 +118,20 @@ class Saver:
             except OSError as error:  # no reason to end a run whose checkpoint is safe
                 self._news.append(f"an old checkpoint could not be deleted: {error}")
             self._news.append(f"checkpoint of step {progress.step}: {folder}")
+
+    def _write_some(self, folder: Path, some: list[Snapshot], failures: Postponed) -> Records | None:
+        """Write what this rank has of some shards; None where there are none. They are let go of at its end."""
+        if not some:
+            return None
+        weights = {
+            snapshot.shard: {name: state["master"] for name, state in snapshot.state.items()}
+            for snapshot in some
+        }
+        written = write_shards(folder, weights, self._table, self._dtype, self._grid, failures)
+        for snapshot in some:
+            with failures.attempt():
+                written |= write_parts(folder, snapshot, self._table, self._grid)
+        return written
 
 
 def _given_up(held: deque[Snapshot]) -> Iterator[Snapshot]:

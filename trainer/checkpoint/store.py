@@ -34,6 +34,12 @@ LATEST = "latest"
 LEFT = "left"
 """At the end of the name of a folder whose course a run has left, by going back to one before it."""
 _NAME = re.compile(r"step-\d+")
+
+
+class CheckpointError(OSError):
+    """A checkpoint that was given up; all ranks raise it with the same words."""
+
+
 SMALL = 4 << 20
 """Bytes of a file that is read at a glance."""
 
@@ -47,7 +53,7 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
 
     `write` gets the folder aside, and returns what it has brought to the disk there and read back. No rank goes on
     before all have told that they could, so a failure on any of them leaves the earlier checkpoint in force; it is
-    raised again on the rank it came from, and as OSError, naming that rank and what it said, on the others.
+    raised as CheckpointError on all of them, with the rank that it came from and what that said.
     """
     # Only ranks commit; finding a checkpoint is also done before there are any, and torch takes seconds.
     import torch.distributed as dist
@@ -75,14 +81,11 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
             # A rank that raises ends, and who has not heard all by then would meet a closed connection instead.
             with contextlib.suppress(RuntimeError):
                 dist.barrier(group=grid.side_group)
-        if failure:
-            raise failure
-        if guilty:
             others = f", and {len(guilty) - 1} more" if len(guilty) > 1 else ""
-            raise OSError(
+            raise CheckpointError(
                 f"checkpoint of step {step} was given up, rank {guilty[0][0]}{others} could not write its part: "
                 f"{guilty[0][1]}"
-            )
+            ) from failure
         return {name: FileRecord(**file) for answer in answers for name, file in answer["files"].items()}
 
     def prepare() -> Records:

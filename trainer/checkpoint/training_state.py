@@ -44,12 +44,10 @@ def snapshots(engine: Engine, plan: Sequence[Shard], grid: Grid) -> Iterator[Sna
         own: Snapshot | None = None
         for shard in shards:
             # Every data rank is needed to put a state together, one of them to write it.
-            states = ((name, engine.read_state(parameters[name])) for name in shard.parameters)
-            if shard.data_rank == grid.data_rank:
-                own = Snapshot(shard, dict(states))
-            else:
-                for _ in states:
-                    pass
+            mine = shard.data_rank == grid.data_rank
+            state = {name: engine.read_state(parameters[name], mine) for name in shard.parameters}
+            if mine:
+                own = Snapshot(shard, state)
         if own:
             yield own
 

@@ -14,6 +14,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from deepspeed.utils import logger as deepspeed_logger
@@ -28,6 +29,9 @@ from torch import nn
 from trainer.parallel.grid import Grid
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# In bfloat16 each data rank has a norm of its own sum, and one that alone found it not finite would leave the others in
+# their collectives. So none leaves: all ask `may_update`, which judges by what all have found.
+bf16_optimizer.is_invalid_grad_norm = lambda norm: False
 __all__ = ["MOMENTS", "Engine", "LayerSpec", "TiedLayerSpec", "build_engine", "build_stages"]
 
 
@@ -69,7 +73,7 @@ class Engine:
         self._engine = engine
         self._optimizer = cast(Any, engine.optimizer)
         self.module = module
-        self._begin_moments(0)
+        self._begin_moments()
 
     def step(
         self,
@@ -80,8 +84,8 @@ class Engine:
         """One optimizer step over this data rank's micro-batches of (inputs, labels).
 
         `may_update` is asked once, on all ranks, when the gradients are summed over micro-batches and data ranks. It
-        gets their global norm before clipping (inf where that is no finite number: then DeepSpeed updates nothing
-        either), and says whether the weights and moments may change.
+        gets their global norm before clipping (inf where that is no finite number), and says whether the weights and
+        moments may change.
         """
         optimizer = self._optimizer
         for group in optimizer.param_groups:
@@ -91,30 +95,34 @@ class Engine:
         def ask() -> bool:
             nonlocal answer
             if answer is None:  # ZeRO updates one parameter group after another
-                answer = may_update(float(optimizer._global_grad_norm))
+                norm = float(optimizer._global_grad_norm)
+                answer = may_update(norm if norm >= 0 else inf)  # DeepSpeed says -1 for what is not finite
             return answer
 
         optimizer.optimizer.may_update = ask
         self._engine.train_batch(iter(micro_batches))
-        if answer is None and may_update(inf):
-            raise RuntimeError("DeepSpeed left a step out that was to be taken; its gradients are not finite")
+        if answer is None:  # in float32 DeepSpeed leaves such a step out by itself
+            may_update(inf)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """This rank's parameters by their name in the pipeline (`3.attention.qkv.weight`)."""
         return dict(self.module.named_parameters())
 
-    def read_state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    def read_state(self, parameter: nn.Parameter, keep: bool = True) -> dict[str, torch.Tensor]:
         """The parameter's float32 weights (`master`) and moments, its whole tensor slice, on the CPU, a copy.
 
-        A collective of the data group: all its ranks call it for the same parameters in the same order.
+        A collective of the data group: all its ranks call it for the same parameters in the same order, also those that
+        do not `keep` what it gives; for them it is empty.
         """
         state = {"master": safe_get_full_fp32_param(parameter)}
         state |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
-        return {key: cast(torch.Tensor, value).detach().cpu().clone() for key, value in state.items()}
+        # DeepSpeed puts them together in new tensors, so on a CPU too they are nobody else's.
+        return {key: cast(torch.Tensor, value).detach().cpu() for key, value in state.items()} if keep else {}
 
     def write_state(self, state_of: Callable[[str], dict[str, torch.Tensor]], updates: int) -> None:
         """Put back what `read_state` gave after so many updates; asks for one parameter at a time, by name."""
-        self._begin_moments(updates)
+        for moments in self._optimizer.optimizer.state.values():
+            moments["step"].fill_(updates)
         for name, parameter in self.parameters().items():
             state = state_of(name)
             safe_set_full_fp32_param(parameter, state["master"])
@@ -123,7 +131,7 @@ class Engine:
             with torch.no_grad():
                 parameter.copy_(state["master"])
 
-    def _begin_moments(self, updates: int) -> None:
+    def _begin_moments(self) -> None:
         """Moments of zero, which every parameter finds in ZeRO's flat partitions.
 
         Made by AdamW in its first step otherwise, too late for a checkpoint before one; and DeepSpeed links them once,
@@ -133,7 +141,7 @@ class Engine:
         for group in base.param_groups:
             for flat in group["params"]:  # the flat partitions ZeRO made of the group
                 base.state[flat] = {
-                    "step": torch.tensor(float(updates), device=flat.device),
+                    "step": torch.tensor(0.0, device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
         self._optimizer._hp_optimizer_states_linked = False
