@@ -142,7 +142,7 @@ def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
     assert (checkpoints / "latest").read_text().strip() == "step-00000010"
     steps = [line["step"] for line in measured(tmp_path / "run")]
     assert steps == list(range(1, steps[-1] + 1))
-    assert 30 < steps[-1] < 60  # not all of the rest
+    assert 30 <= steps[-1] < 60  # not all of the rest
     assert set(ranks.run("train_run", 2, **arguments)) == {0}
     assert [line["step"] for line in measured(tmp_path / "run")] == list(range(1, 61))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from trainer.watchdog import beat
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each id."""
+MAPPED = 32 << 20
+"""Numbers read of a file before it is opened anew."""
 MEAN_ROWS = 1024
 """Rows of them read at a time for their mean: 64 MiB of float64 for a 70B model."""
 
@@ -62,39 +66,61 @@ def load_weights(
     """
     files = tensor_files(folder)
     check_names(files, shape)
-    for name, pieces in table.items():
-        beat()
-        parameter = parameters[name]
-        for piece, offset in zip(pieces, row_offsets(pieces, tensor), strict=True):
-            rows = piece.slice_shape(tensor)[0]
-            new = fresh if piece.name in VOCABULARY else range(0)
-            fill_slice(parameter[offset : offset + rows], files[piece.name], piece, tensor_rank, tensor, new)
+    with ExitStack() as stack:
+        mapped = _Mapped(stack)
+        for name, pieces in table.items():
+            beat()
+            parameter = parameters[name]
+            for piece, offset in zip(pieces, row_offsets(pieces, tensor), strict=True):
+                rows = piece.slice_shape(tensor)[0]
+                new = fresh if piece.name in VOCABULARY else range(0)
+                stored = mapped.get_slice(files[piece.name], piece, tensor, new)
+                fill_slice(parameter[offset : offset + rows], stored, piece, tensor_rank, tensor, new)
 
 
-def fill_slice(
-    target: torch.Tensor, file: Path, piece: Piece, tensor_rank: int, tensor: int, fresh: range
-) -> None:
-    """Copy one piece's slice from a file into `target` [slice_shape], means where it is fresh, zeros where it is
-    padding."""
-    start, stop = piece.bounds(tensor_rank, tensor)
-    with safe_open(file, framework="pt") as tensors:
-        stored = tensors.get_slice(piece.name)
+class _Mapped:
+    """The weight file that is being read. To open one takes a millisecond, and what was read of it counts as this
+    process's memory until it is closed: so it is opened anew now and then."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._path: Path | None = None
+        self._file: Any = None
+        self._read = 0
+
+    def get_slice(self, path: Path, piece: Piece, tensor: int, fresh: range) -> Any:
+        """Raises ConfigError where the tensor has another shape than the model."""
+        if path != self._path or self._read > MAPPED:
+            self._stack.close()
+            self._file = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._path, self._read = path, 0
+        self._read += prod(piece.shape if piece.split == "columns" else piece.slice_shape(tensor))
+        stored = self._file.get_slice(piece.name)
         found = tuple(stored.get_shape())
         grown = fresh.stop == piece.shape[0] and found[0] in fresh and found[1:] == piece.shape[1:]
         if found != piece.shape and not grown:
             raise ConfigError(
-                f"{file}: {piece.name} has shape {found}, config.json asks for {piece.shape}: "
+                f"{path}: {piece.name} has shape {found}, config.json asks for {piece.shape}: "
                 "weights and config are of different models"
             )
-        if piece.split == "columns":
-            target.copy_(stored[:, start:stop])
-            return
-        held = stored[start:stop]  # fewer rows where the rest is fresh
-        target[: len(held)].copy_(held)
-        target[stop - start :].zero_()
-        new = range(max(start, fresh.start), min(stop, fresh.stop))
-        if new:
-            target[new.start - start : new.stop - start].copy_(mean_row(stored, fresh.start))
+        return stored
+
+
+def fill_slice(
+    target: torch.Tensor, stored: Any, piece: Piece, tensor_rank: int, tensor: int, fresh: range
+) -> None:
+    """Copy one piece's slice out of a stored tensor into `target` [slice_shape], means where it is fresh, zeros where
+    it is padding."""
+    start, stop = piece.bounds(tensor_rank, tensor)
+    if piece.split == "columns":
+        target.copy_(stored[:, start:stop])
+        return
+    held = stored[start:stop]  # fewer rows where the rest is fresh
+    target[: len(held)].copy_(held)
+    target[stop - start :].zero_()
+    new = range(max(start, fresh.start), min(stop, fresh.stop))
+    if new:
+        target[new.start - start : new.stop - start].copy_(mean_row(stored, fresh.start))
 
 
 def mean_row(stored: Any, rows: int) -> torch.Tensor:

@@ -34,14 +34,12 @@ LATEST = "latest"
 LEFT = "left"
 """At the end of the name of a folder whose course a run has left, by going back to one before it."""
 _NAME = re.compile(r"step-\d+")
+SMALL = 4 << 20
+"""Bytes of a file that is read at a glance."""
 
 
 class CheckpointError(OSError):
     """A checkpoint that was given up; all ranks raise it with the same words."""
-
-
-SMALL = 4 << 20
-"""Bytes of a file that is read at a glance."""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
