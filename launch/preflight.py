@@ -19,7 +19,7 @@ from trainer.data.bad_rows import QUARANTINE, bad_row, counted, told
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
 from trainer.data.stream import RowStream
-from trainer.output_lock import lock_output
+from trainer.output_lock import LOCK, lock_output
 
 FIRST_ROWS = 1000
 """Rows of each source read before ranks start: some tenths of a second."""
@@ -52,8 +52,7 @@ def check_output(config: Config) -> None:
         raise ConfigError(
             f"run.output_dir={folder}: cannot be written ({error.strerror}); name another folder or mend its rights"
         ) from error
-    held = lock_output(folder)
-    if held is not None:
+    if (folder / LOCK).exists() and (held := lock_output(folder)) is not None:
         os.close(held)  # for the rank that is to hold it
 
 
