@@ -74,8 +74,7 @@ def train_step(
 
     `wishes` gives this rank's when all tell theirs, late in the step. The step's time counts from `begun`
     (time.perf_counter()), when the batch was asked for; by default from now. `data_hash` is the stream's after the
-    batch. Raises RuntimeError where ranks have different ones: they were given
-    other data.
+    batch. Raises RuntimeError where ranks have different ones: they were given other data.
     """
     entered = time.perf_counter()
     begun = entered if begun is None else begun
