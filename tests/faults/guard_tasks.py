@@ -19,7 +19,8 @@ SPOILT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "inf": lambda gradient: _one(gradient, float("-inf")),
     "bit": lambda gradient: _flipped(gradient),
 }
-"""What becomes of a parameter's gradient; other kinds are `loss` and, in bfloat16, `late`."""
+"""What becomes of a parameter's gradient; other kinds are `norm` (a bit, where all tensor ranks have the parameter),
+`loss` and, in bfloat16, `late`."""
 
 
 def train_spoilt(
@@ -40,6 +41,8 @@ def train_spoilt(
             for kind, rank in kinds.items()
             if kind in SPOILT and rank == parts.grid.rank
         ]
+        if kinds.get("norm") == parts.grid.rank:
+            handles.append(norm(parts).register_hook(_flipped))
         optimizer: Any = parts.engine._optimizer  # pyright: ignore[reportPrivateUsage]
         update = optimizer.step
         if (
@@ -76,6 +79,11 @@ def spoil_sum(optimizer: Any) -> None:
 def matrix(parts: StepParts) -> nn.Parameter:
     """A parameter of this rank that no other has."""
     return next(p for name, p in parts.engine.parameters().items() if p.ndim > 1 and "tied" not in name)
+
+
+def norm(parts: StepParts) -> nn.Parameter:
+    """A parameter that the other tensor ranks have too."""
+    return next(p for p in parts.engine.parameters().values() if p.ndim == 1)
 
 
 def digest(parts: StepParts) -> str:

@@ -12,7 +12,7 @@ from lab import STEPS, Straight
 from trials import Trials
 
 from configs.load import load_config
-from tests.distributed.rank_pool import RankPool
+from tests.distributed.rank_pool import RankError, RankPool
 from trainer.optimizer import learning_rate
 
 KINDS = ("nan", "inf", "bit", "loss")
@@ -56,6 +56,21 @@ def test_what_one_data_rank_alone_has_is_left_out_by_all(
     run, settings = straight("DP2"), ["model.dtype=bfloat16"]
     spoilt = [{"step": 3, "rank": 1, "kind": "late"}]
     check(spoilt_run(pool, run, tmp_path, spoilt=spoilt, stop=0, settings=settings), [3], run, settings)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_bit_flipped_in_what_tensor_ranks_hold_alike_is_never_saved(
+    dtype: str, pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
+) -> None:
+    """It is in no norm, so the step is taken; the next checkpoint is given up, and the one before goes on."""
+    run, settings = straight("TP2"), [f"model.dtype={dtype}"]
+    spoilt = [{"step": 4, "rank": 1, "kind": "norm"}]
+    with pytest.raises(
+        RankError, match=r"ranks 0 to 1 have different states .* of model.layers.0.input_layer"
+    ):
+        spoilt_run(pool, run, tmp_path, spoilt=spoilt, stop=0, settings=settings)
+    assert (tmp_path / "checkpoints/latest").read_text() == "step-00000003\n"
+    check(spoilt_run(pool, run, tmp_path, spoilt=[], stop=0, settings=settings), [], run, settings)
 
 
 def check(ranks: list[dict[str, Any]], spoilt: list[int], run: Straight, settings: list[str]) -> None:

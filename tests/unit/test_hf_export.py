@@ -17,10 +17,10 @@ from configs.schema import Config, DataConfig, ModelConfig
 from configs.shapes import SHAPES, ModelShape
 from tokenization.bundle import write_bundle
 from trainer.checkpoint import hf_import
-from trainer.checkpoint.hf_export import gather_shard
+from trainer.checkpoint.hf_export import write_shards
 from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
+from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import shard_plan
-from trainer.checkpoint.tensors import write_tensors
 from trainer.data.open import open_builder
 from trainer.model.names import stage_table
 from trainer.parallel.grid import Grid
@@ -51,8 +51,10 @@ def test_one_rank_there_and_back(dtype: torch.dtype, tied: bool, single_rank: Gr
     assert torch.equal(both, torch.cat([gate, up]))  # SwiGLU takes its gate from the first half
     (shard,) = shard_plan(shape, bounds, dtype.itemsize, Layout(1, 1, 1))
     masters = {name: parameter.detach().float() for name, parameter in parameters.items()}
-    tensors = gather_shard(shard, masters, table, dtype, single_rank)
-    write_tensors(tmp_path / "out" / shard.file, tensors)
+    failures = Postponed()
+    written = write_shards(tmp_path / "out", {shard: masters}, table, dtype, single_rank, failures)
+    failures.settle()
+    assert written.keys() == {"model.safetensors"}
     back = load_file(tmp_path / "out/model.safetensors")
     assert back.keys() == weights.keys()
     assert all(

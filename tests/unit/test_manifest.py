@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     read_record,
 )
-from trainer.checkpoint.tensors import write_pieces, write_tensors, write_text
+from trainer.checkpoint.tensors import write_pieces, write_stream, write_tensors, write_text
 
 DAMAGES = int(os.environ.get("DAMAGES", "150"))
 NAMES = ("weights.safetensors", "training_state/state.json")
@@ -134,6 +134,38 @@ def test_a_slice_is_written_without_the_rest(tmp_path: Path) -> None:
 def test_other_dtypes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x: dtype torch.int64, .* cast it"):
         write_tensors(tmp_path / "file", {"x": torch.ones(2, dtype=torch.int64)})
+
+
+def test_a_tensor_is_asked_for_when_the_one_before_is_written(tmp_path: Path) -> None:
+    """So that no more than the tensor at hand has to be in memory."""
+    file, sizes = tmp_path / "file", []
+    entries = {str(i): (torch.float32, [100_000]) for i in range(3)}
+
+    def made() -> Iterator[torch.Tensor]:
+        for i in range(3):
+            sizes.append(file.stat().st_size)
+            yield torch.full([100_000], float(i))
+
+    record = write_stream(file, entries, made())
+    assert [size // 400_000 for size in sizes] == [0, 1, 2]
+    assert record.size == file.stat().st_size
+    assert [float(tensor[-1]) for tensor in load_file(file).values()] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ([torch.zeros(2), torch.zeros(3)], r"b: torch.float32 \(3,\), not torch.float32 \(2,\)"),
+        ([torch.zeros(2), torch.zeros(2).bfloat16()], r"b: torch.bfloat16 \(2,\), not torch.float32 \(2,\)"),
+        ([torch.zeros(2)], "shorter"),
+        ([torch.zeros(2)] * 3, "longer"),
+    ],
+)
+def test_tensors_that_are_not_as_the_header_says(
+    tensors: list[torch.Tensor], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_stream(tmp_path / "file", {name: (torch.float32, [2]) for name in "ab"}, iter(tensors))
 
 
 @pytest.mark.parametrize("mend", [lambda data: data[:-1], lambda data: b"?" + data[1:]])

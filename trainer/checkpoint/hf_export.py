@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
@@ -15,7 +16,7 @@ from configs.shapes import ModelShape
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import Shard
-from trainer.checkpoint.tensors import write_tensors, write_text
+from trainer.checkpoint.tensors import write_stream, write_text
 from trainer.model.names import Piece, Table, row_offsets
 from trainer.parallel.grid import Grid
 
@@ -43,38 +44,42 @@ def write_shards(
     grid: Grid,
     failures: Postponed,
 ) -> Records:
-    """Write shards, one at the most for each of the tensor ranks that hold their parameters: a collective of theirs.
-
-    All are gathered first, so that the ranks then write at the same time.
-    """
+    """Write shards, one at the most for each of the tensor ranks that hold their parameters: a collective of theirs."""
+    own = [shard for shard in shards if shard.tensor_rank == grid.tensor_rank]
+    tensors = _gathered(shards, table, dtype, grid)
     written: Records = {}
-    own: dict[str, dict[str, torch.Tensor]] = {}
-    for shard, weights in shards.items():
-        tensors = gather_shard(shard, weights, table, dtype, grid)
-        own |= {shard.file: tensors} if tensors else {}
-    for name, tensors in own.items():
+    for shard in own:
+        shapes = {piece.name: piece.shape for name in shard.parameters for piece in table[name]}
+        entries = {name: (dtype, size) for name, size in shapes.items()}
         with failures.attempt():
-            written[name] = write_tensors(folder / name, tensors)
+            written[shard.file] = write_stream(folder / shard.file, entries, tensors)
+    for _ in tensors:  # those that the others write, and this rank's own where its file came to nothing
+        pass
     return written
 
 
-def gather_shard(
-    shard: Shard, weights: Weights, table: Table, dtype: torch.dtype, grid: Grid
-) -> dict[str, torch.Tensor]:
-    """A shard's Hugging Face tensors, in `dtype`, on the tensor rank that is to write them; none on the others.
+def _gathered(
+    shards: Mapping[Shard, Weights], table: Table, dtype: torch.dtype, grid: Grid
+) -> Iterator[torch.Tensor]:
+    """The Hugging Face tensors, in `dtype`, of the shard that this tensor rank writes, each when it is asked for.
 
-    A collective of the tensor ranks that hold its parameters.
+    A collective of the tensor ranks that hold the parameters: each must ask until there are no more. A tensor of each
+    shard in turn, so that all write at the same time and none has to hold more than the tensor at hand.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    for some in zip_longest(*(_pieces(shard, table, grid) for shard in shards)):
+        for (shard, weights), place in zip(shards.items(), some, strict=True):
+            if place:
+                name, piece, rows = place
+                whole = gather_piece(weights[name].detach()[rows], piece, dtype, grid, shard.tensor_rank)
+                if whole is not None:
+                    yield whole
+
+
+def _pieces(shard: Shard, table: Table, grid: Grid) -> Iterator[tuple[str, Piece, slice]]:
+    """Parameter, tensor, and the tensor's rows in this rank's slice of the parameter."""
     for name in shard.parameters:
-        offsets = row_offsets(table[name], grid.layout.tensor)
-        for piece, offset in zip(table[name], offsets, strict=True):
-            rows = piece.slice_shape(grid.layout.tensor)[0]
-            local = weights[name].detach()[offset : offset + rows]
-            whole = gather_piece(local, piece, dtype, grid, shard.tensor_rank)
-            if whole is not None:
-                tensors[piece.name] = whole
-    return tensors
+        for piece, first in zip(table[name], row_offsets(table[name], grid.layout.tensor), strict=True):
+            yield name, piece, slice(first, first + piece.slice_shape(grid.layout.tensor)[0])
 
 
 def gather_piece(

@@ -18,6 +18,7 @@ from trainer.checkpoint.hf_export import write_index, write_shards
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import Progress
+from trainer.checkpoint.replicas import check_replicas
 from trainer.checkpoint.shards import shard_plan
 from trainer.checkpoint.slices import saved_parts
 from trainer.checkpoint.store import commit, prune
@@ -129,6 +130,8 @@ class Saver:
         }
         written = write_shards(folder, weights, self._table, self._dtype, self._grid, failures)
         for snapshot in some:
+            with failures.attempt():
+                check_replicas(snapshot, self._table, self._grid)
             with failures.attempt():
                 written |= write_parts(folder, snapshot, self._table, self._grid)
         return written
