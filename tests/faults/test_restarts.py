@@ -30,10 +30,22 @@ SHARED = Path("/dev/shm")
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[Folder]:
+def job(tmp_path: Path, killed_build: Path) -> Iterator[Folder]:
     job = Folder(tmp_path)
     yield job
     kill_all(job)
+    assert [file.name for file in killed_build.rglob("*") if file.is_file()] == ["lock"]
+
+
+@pytest.fixture
+def killed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is left where a process was killed while it built DeepSpeed's extension: a lock that every later build waits
+    for without an end."""
+    folder = tmp_path / "extensions"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+    (folder / "deepspeed_shm_comm").mkdir(parents=True)
+    (folder / "deepspeed_shm_comm" / "lock").touch()
+    return folder
 
 
 def test_crashes_leave_nothing_in_the_way_of_the_next_start(
