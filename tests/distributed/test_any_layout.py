@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import layout, read_weights, write_config
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
-DONE, MORE = 2, 3
+DONE, MORE = 2, 20
 SHARD = 150_000
 """Bytes of a weight file, so that data ranks have some to divide."""
 
@@ -120,17 +120,19 @@ def test_pairs(pair: tuple[Size, Size], ranks: RankPool, straight: Straight, tmp
     go_on(ranks, straight, pair[1], saved, tmp_path / "other")
 
 
-@pytest.mark.parametrize("size", [Size(1, 1, 2), Size(4, 1, 1), Size(1, 2, 1)], ids=str)
+@pytest.mark.parametrize("size", CHAIN[1:] if PAIRS else [Size(1, 1, 2), Size(4, 1, 1)], ids=str)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+    """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
     ranks.run("train_run", prod(size), config=str(straight.config), overrides=settings, max_bytes=SHARD)
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [DONE + 1 + i for i in range(MORE)]
-    assert [line["loss"] for line in metrics] == pytest.approx(straight.losses, rel=1e-6)
+    assert [line["loss"] for line in metrics] == pytest.approx(straight.losses, rel=1e-5)
 
 
 def test_bfloat16_and_a_tied_head(ranks: RankPool, tied_model: Path, tmp_path: Path) -> None:
-    tied = straight_run(ranks, tied_model, tmp_path, model={"dtype": "bfloat16"})
+    changes = {"model": {"dtype": "bfloat16"}, "train": {"steps": DONE + 1}}
+    tied = straight_run(ranks, tied_model, tmp_path, **changes)
     for size in (Size(1, 4, 1), Size(4, 1, 2)):
         run = tmp_path / f"on{prod(size)}"
         settings = [*size.overrides, f"checkpoint.resume={tied.checkpoint}", f"run.output_dir={run}"]
