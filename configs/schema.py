@@ -156,7 +156,8 @@ class CheckpointConfig:
     """Write while training goes on, from a copy in main memory: 12 bytes a parameter over all ranks. The last
     checkpoint of a run, and one before a stop, are written at once and without it."""
     resume: str = "auto"
-    """`auto` (the newest checkpoint of this run, else a fresh start), `never`, or a checkpoint folder."""
+    """`auto` (the newest checkpoint of this run, else a fresh start), `never` (what is there is put aside), or a
+    checkpoint folder: one of this run to go back to, or one of another run to begin with."""
 
 
 @dataclass(frozen=True)

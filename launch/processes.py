@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -25,7 +26,7 @@ from launch.ranks import ENTRY, Ranks
 from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.progress import nothing_to_do, read_progress
-from trainer.checkpoint.store import resume_folder
+from trainer.checkpoint.store import committed, goes_on, resume_folder
 from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
@@ -65,6 +66,8 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     fault = ranks.hang or f"{guilty} failed, was killed or left first"
     if launched < 0 and not ranks.ended_launcher:
         fault = f"its launcher was killed by signal {-launched}"
+    if newest := _newest(config):
+        print(f"agenttune: the same command goes on from {newest}", file=sys.stderr)
     print(f"agenttune: the training was ended: {fault}", file=sys.stderr)
     return 1
 
@@ -85,13 +88,22 @@ def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
     return layout, builder
 
 
+def _newest(config: Config) -> str:
+    """The checkpoint that this command, started again, begins with; empty where there is none."""
+    with contextlib.suppress(ConfigError):
+        for folder in committed(Path(config.run.output_dir) / "checkpoints") if goes_on(config) else ():
+            return folder.name
+    return ""
+
+
 def _announcement(config: Config, layout: Layout) -> str:
     parameters = ModelShape.from_folder(config.model.path).parameters()
+    saved = "" if config.checkpoint.every else "; saved at its end alone (checkpoint.every is not set)"
     sources = ", ".join(source.name for source in config.data.sources)
     return (
         f"{config.model.path} ({parameters:,} parameters, {config.model.dtype}) on {sources}: starting "
         f"{layout.world_size} ranks, {layout}, "
-        f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step"
+        f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step{saved}"
     )
 
 
@@ -131,9 +143,16 @@ class _Forward:
     def _interrupt(self, number: int, frame: object) -> None:
         """Ctrl-C is a wish to stop like the others; a second one does not wait for the step and its checkpoint."""
         if self.interrupted:
+            print("agenttune: interrupted again: ended without saving", file=sys.stderr)
             self._launcher.kill()  # the ranks end with it
+            return
         self.interrupted = True
         self._pass_on(signal.SIGTERM, frame)
+        if not self.too_early:
+            print(
+                "agenttune: interrupted: finishing the step and saving; once more ends at once",
+                file=sys.stderr,
+            )
 
 
 def _free_port() -> int:

@@ -20,6 +20,8 @@ ENTRY = Path(__file__).with_name("train.py")
 _LOOK_S = 0.2
 _GRACE_S = 0.8
 """Seconds that the others have to end by themselves after one has failed: what they say may be of use."""
+_GONE_S = 2.0
+"""Seconds that a process may take to end when it is killed."""
 _LAST_RESORT_S = 0.4
 """Seconds that ranks have to end a hung job by themselves: none can where all are stopped."""
 
@@ -77,6 +79,7 @@ class Ranks:
         if self._thread:
             self._thread.join()
         _kill(self._known.values())  # a rank ends with its launcher, but not one that is stopped
+        psutil.wait_procs([member.process for member in self._known.values()], timeout=_GONE_S)
         if self.first_failed is not None:
             board = self._known[self.first_failed].board
             return board.page.code if board and board.page.code > 0 else 1

@@ -25,8 +25,9 @@ def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
         epilog="example: agenttune train configs/llama2_7b.yaml model.path=models/Llama-2-7b-chat-hf "
         "optimizer.lr=1e-4. Relative paths are read from the working directory. The same ranks are started by "
         "`deepspeed --num_gpus 4 launch/train.py CONFIG` and `torchrun --nproc-per-node 4 launch/train.py CONFIG`. "
-        "SIGTERM or SIGUSR1 saves a checkpoint after the step in progress and exits 75; starting the same "
-        "command again goes on from there.",
+        "SIGTERM or SIGUSR1 saves a checkpoint after the step in progress and exits 75, Ctrl-C likewise with 130 "
+        "(pressed twice it does not save). The same command goes on from the newest checkpoint in run.output_dir, "
+        "under the same layout or another; checkpoint.resume=FOLDER begins with that one, =never afresh.",
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
     parser.add_argument(

@@ -20,6 +20,7 @@ from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
 from trainer.checkpoint.resume import agree_on_checkpoint, check_weights
+from trainer.checkpoint.store import put_aside
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -184,6 +185,9 @@ def _claim_output(config: Config, grid: Grid) -> None:
 def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:
     folder = Path(config.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if config.checkpoint.resume == "never" and (left := put_aside(folder)):
+        names = ", ".join(path.name for path in left)
+        print(f"checkpoint.resume=never: of the run before {folder} keeps {names}", file=sys.stderr)
     save_config(config, folder / "config.yaml")
     done = progress.step if progress else 0
     if said := nothing_to_do(done, steps):

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from configs.schema import GuardConfig
+from configs.schema import Config, GuardConfig
 
 LEAST_LOSS = 0.1
 LEAST_NORM = 0.01
@@ -55,14 +56,17 @@ class Guard:
     def left_out(self) -> Guard:
         return replace(self, skipped=self.skipped + 1, in_a_row=self.in_a_row + 1)
 
-    def given_up(self, step: int, fault: str, config: GuardConfig) -> GuardError | None:
+    def given_up(self, step: int, fault: str, config: Config) -> GuardError | None:
         """What ends the run after `step`, which was left out for `fault`, where it was one too many."""
-        if not fault or self.in_a_row < config.patience:
+        if not fault or self.in_a_row < config.guard.patience:
             return None
+        first, output = step - self.in_a_row + 1, config.run.output_dir
         return GuardError(
             f"step {step}: {fault}; {self.in_a_row} steps in a row could not be taken, guard.patience is "
-            f"{config.patience}. Weights and moments, as before the first of them, are saved. Look at the rows with "
-            "`agenttune preview --rows`; to go on behind them lower optimizer.lr or raise guard.patience"
+            f"{config.guard.patience}. Weights and moments, as before the first of them, are saved. If a step before "
+            f"it has ruined them, go back: checkpoint.resume={output}/checkpoints/step-… names an earlier one, which "
+            f"checkpoint.keep has not deleted, and a lower optimizer.lr takes it otherwise. If the rows are to blame "
+            f"({show_rows(output, first, step, config.batch.rows)}), raise guard.patience to go on behind them"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -73,6 +77,11 @@ class Guard:
         return cls(
             tuple(values["losses"]), tuple(values["norms"]), int(values["skipped"]), int(values["in_a_row"])
         )
+
+
+def show_rows(output_dir: str | Path, first: int, last: int, rows: int) -> str:
+    """The command that shows what steps `first` to `last`, of so many rows each, are trained on."""
+    return f"`agenttune preview {output_dir}/config.yaml --rows {(first - 1) * rows}:{last * rows}`"
 
 
 def _spike(what: str, value: float, recent: tuple[float, ...], factor: float | None, least: float) -> str:

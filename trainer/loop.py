@@ -75,7 +75,7 @@ def train(run: Run) -> int:
                 saver.settle()
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
-            given_up = guard.given_up(step, taken.fault, config.guard)
+            given_up = guard.given_up(step, taken.fault, config)
             ends = step == run.parts.steps or taken.wishes.stop or given_up is not None
             said = run.quarantine.add(bad_rows, ends=ends) if run.quarantine else ""
             if said and run.tracker:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from configs.errors import ConfigError
 from configs.schema import WandbConfig
 from configs.shapes import ModelShape
+from trainer.guard import show_rows
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 peak by NVIDIA's datasheets, by a part of the device's name."""
@@ -129,7 +130,8 @@ class Tracker:
         if fault:
             self.say(
                 f"step {report.step} is left out: {fault}; weights, moments and schedule stay as they were "
-                f"({report.skipped} left out in all). Its rows: `agenttune preview --rows`"
+                f"({report.skipped} left out in all). Its rows: "
+                + show_rows(self._file.parent, report.step, report.step, report.rows)
             )
         if self._wandb is not None:
             values = {

@@ -115,6 +115,26 @@ def test_signal_to_the_whole_group_saves(folder: Folder) -> None:
     assert latest.read_text().strip() == f"step-{len(folder.metrics('group')):08d}"
 
 
+def test_interrupted_once_it_saves_and_twice_it_ends(folder: Folder) -> None:
+    steps: list[str] = []
+    for last_words in (
+        "agenttune: interrupted: finishing",
+        "agenttune: interrupted again: ended without saving",
+    ):
+        process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("interrupted"))
+        folder.wait_for_steps("interrupted", len(folder.metrics("interrupted")) + 2 if steps else 2, process)
+        process.send_signal(signal.SIGINT)
+        if steps:
+            while "interrupted: finishing" not in folder.output():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 130, folder.output()
+        assert not folder.processes()
+        assert last_words in folder.output()
+        steps.append((folder.path / "interrupted/checkpoints/latest").read_text())
+    assert steps[0] == steps[1]
+
+
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_stop_before_the_first_step(folder: Folder, ranks: int) -> None:
     """While the launcher (ranks 0) or the ranks still import: nothing to save, but the run is to be started again."""
@@ -191,6 +211,7 @@ def test_killed_process_takes_all_with_it(
     if code == 1:
         said = f"agenttune: the training was ended: {fault}"
         assert folder.output().splitlines()[-1] == said
+        assert "the same command goes on" not in folder.output()  # nothing was saved
     _, alive = psutil.wait_procs(folder.processes(), timeout=10)
     assert not alive
 

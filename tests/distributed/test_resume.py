@@ -195,4 +195,8 @@ def test_never_starts_over(ranks: RankPool, finished: Path, tmp_path: Path) -> N
     settings = [*layout(2), "checkpoint.resume=never", "train.steps=1", f"run.output_dir={tmp_path / 'over'}"]
     ranks.run("train_run", 2, config=str(finished), overrides=settings)
     ranks.run("train_run", 2, config=str(finished), overrides=settings)
-    assert [line["step"] for line in measured(tmp_path / "over")] == [1]
+    over = tmp_path / "over"
+    assert [line["step"] for line in measured(over)] == [1]
+    assert len((over / "metrics-left.jsonl").read_text().splitlines()) == 1
+    checkpoints = sorted(folder.name for folder in (over / "checkpoints").glob("step-*"))
+    assert checkpoints == ["step-00000001", "step-00000001-left"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import STEPS, Straight
+from lab import STEPS, Straight, visible
 from trials import Trials
 
 from configs.load import load_config
@@ -93,13 +93,14 @@ def check(ranks: list[dict[str, Any]], spoilt: list[int], run: Straight, setting
 def test_the_run_ends_after_so_many_in_a_row(
     name: str, pool: RankPool, straight: Callable[[str], Straight], tmp_path: Path
 ) -> None:
-    """All ranks with the same words; what is saved goes on behind the rows, and ends at the next that is bad."""
+    """All ranks with the same words; what is saved does not replace the checkpoint from before."""
     run = replace(straight(name), folder=tmp_path / "run")
     spoilt = [{"step": step, "rank": step % 2, "kind": "nan"} for step in (4, 5, 6)]
-    told = spoilt_run(
-        pool, run, run.folder, spoilt=spoilt, stop=0, settings=["guard.patience=3", "train.steps=6"]
-    )
+    settings = ["guard.patience=3", "train.steps=6", "checkpoint.every=1", "checkpoint.keep=1"]
+    told = spoilt_run(pool, run, run.folder, spoilt=spoilt, stop=0, settings=settings)
     assert len({rank["error"] for rank in told}) == 1
     assert told[0]["error"].startswith("step 6: ")
     assert "gradient norm inf; 3 steps in a row" in told[0]["error"]
+    assert f"preview {run.folder}/config.yaml --rows 12:24" in told[0]["error"]
     assert (run.folder / "checkpoints/latest").read_text() == "step-00000006\n"
+    assert visible(run.folder) == [6, 3]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import inf, isfinite, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import GuardConfig
+from configs.schema import BatchConfig, Config, GuardConfig, RunConfig
 from trainer.guard import Guard, GuardError
 
+RUN = Config(run=RunConfig("runs/mine"), batch=BatchConfig(rows=8))
 CONFIG = GuardConfig(loss=10.0, gradient=100.0, window=4, patience=3)
 NUMBERS = st.one_of(st.floats(0, 100), st.just(1e30), st.just(nan), st.just(inf))
 
@@ -22,7 +24,7 @@ def after(*steps: tuple[float, float], config: GuardConfig = CONFIG, guard: Guar
     for number, (loss, norm) in enumerate(steps, 1):
         fault = guard.fault(loss, norm, config)
         guard = guard.left_out() if fault else guard.taken(loss, norm, config)
-        if error := guard.given_up(number, fault, config):
+        if error := guard.given_up(number, fault, replace(RUN, guard=config)):
             raise error
     return guard
 

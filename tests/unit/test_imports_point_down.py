@@ -31,6 +31,7 @@ BESIDE = {
     ("tokenization", "configs"),
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
+    ("trainer.metrics", "trainer.guard"),
     ("trainer.guard", "configs"),
     ("trainer.watchdog", "trainer.hang"),
     ("trainer.watchdog", "trainer.board"),

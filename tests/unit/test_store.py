@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from configs.schema import CheckpointConfig, Config, RunConfig
 from trainer.checkpoint.manifest import FileRecord, Records, check_files, manifest_text, read_manifest
-from trainer.checkpoint.store import commit, committed, name_latest, prune, resume_folder, step_folder
+from trainer.checkpoint.store import (
+    commit,
+    committed,
+    name_latest,
+    prune,
+    put_aside,
+    resume_folder,
+    step_folder,
+)
 from trainer.checkpoint.tensors import write_text
 from trainer.data.notices import tell_once
 from trainer.parallel.grid import Grid
@@ -152,7 +160,7 @@ def test_latest_naming_what_is_gone_is_an_error(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_resume_folder(tmp_path: Path) -> None:
+def test_resume_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path / "checkpoints", [7])
     other = tmp_path / "other"
     other.mkdir()
@@ -165,8 +173,11 @@ def test_resume_folder(tmp_path: Path) -> None:
     assert chosen("auto") == step_folder(tmp_path / "checkpoints", 7)
     assert chosen("never") is None
     own = step_folder(tmp_path / "checkpoints", 7)
+    tell_once.cache_clear()
     assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
+    assert "goes on from its own step-00000007" in capsys.readouterr().err
     assert chosen(str(own)) == own
+    assert capsys.readouterr().err == ""
     own.rename(tmp_path / "away")
     assert chosen(str(other)) == other
     with pytest.raises(ConfigError, match="elsewhere: no such folder"):
@@ -182,6 +193,34 @@ def test_prune_keeps_the_newest(
     prune(checkpoints, keep)
     kept = sorted(steps)[-keep:] if keep else sorted(steps)
     assert names(checkpoints) == [step_folder(checkpoints, step).name for step in kept]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 3))
+def test_prune_keeps_as_many_that_are_in_no_doubt(
+    tmp_path_factory: pytest.TempPathFactory, doubtful: list[bool], keep: int
+) -> None:
+    """And the newest, whatever it is."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    folders(checkpoints, list(range(len(doubtful))))
+    prune(checkpoints, keep, lambda folder: doubtful[int(folder.name[-8:])])
+    sound = [step for step, doubt in enumerate(doubtful) if not doubt][-keep:]
+    assert names(checkpoints) == [
+        step_folder(checkpoints, step).name for step in sorted({*sound, len(doubtful) - 1})
+    ]
+
+
+def test_a_run_that_begins_anew_puts_the_one_before_aside(tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        folders(tmp_path / "checkpoints", [1, 2])
+        name_latest(tmp_path / "checkpoints", "step-00000002")
+        (tmp_path / "metrics.jsonl").write_text(run)
+        put_aside(tmp_path)
+        assert newest(tmp_path / "checkpoints") is None
+    assert put_aside(tmp_path) == []
+    assert names(tmp_path) == ["checkpoints", "metrics-left-2.jsonl", "metrics-left.jsonl"]
+    assert (tmp_path / "metrics-left.jsonl").read_text() == "first"
+    left = [f"step-0000000{step}-left{again}" for step in (1, 2) for again in ("", "-2")]
+    assert names(tmp_path / "checkpoints") == sorted(left)
 
 
 def test_prune_leaves_what_is_newer_than_the_one_in_force(tmp_path: Path) -> None:

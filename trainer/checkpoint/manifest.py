@@ -115,6 +115,8 @@ def check_sizes(folder: Path, records: Records) -> None:
     for name, record in records.items():
         try:
             size = (folder / name).stat().st_size
+        except FileNotFoundError:
+            raise DamagedError(f"{folder / name}: missing, {MANIFEST} lists it") from None
         except OSError as error:
             raise DamagedError(f"{folder / name}: {error.strerror}") from None
         if size != record.size:

@@ -80,6 +80,14 @@ def read_progress(folder: Path, config: Config) -> Progress:
     return progress
 
 
+def is_doubtful(folder: Path) -> bool:
+    """Whether a checkpoint was written while steps were left out: the step before those may have spoilt the weights."""
+    try:
+        return json.loads((folder / FOLDER / STATE).read_bytes())["guard"]["in_a_row"] > 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def nothing_to_do(done: int, steps: int | None) -> str | None:
     """What to say of a run whose steps are all done; None where some are left, or nobody knows yet (`steps` None)."""
     if steps is None or done < steps:

@@ -17,7 +17,7 @@ from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_export import write_index, write_shards
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
-from trainer.checkpoint.progress import Progress
+from trainer.checkpoint.progress import Progress, is_doubtful
 from trainer.checkpoint.replicas import check_replicas
 from trainer.checkpoint.shards import shard_plan
 from trainer.checkpoint.slices import saved_parts
@@ -115,7 +115,7 @@ class Saver:
         folder = commit(self._checkpoints, progress.step, self._grid, write)
         if self._grid.is_main:
             try:
-                prune(self._checkpoints, self._config.checkpoint.keep)
+                prune(self._checkpoints, self._config.checkpoint.keep, is_doubtful)
             except OSError as error:  # no reason to end a run whose checkpoint is safe
                 self._news.append(f"an old checkpoint could not be deleted: {error}")
             self._news.append(f"checkpoint of step {progress.step}: {folder}")

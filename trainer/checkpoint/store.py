@@ -122,7 +122,7 @@ def _replace(final: Path, aside: Path) -> None:
     elif left:
         (checkpoints / LATEST).unlink(missing_ok=True)
     for folder in left:
-        folder.rename(_free(folder.with_name(f"{folder.name}-{LEFT}")))
+        _leave(folder)
     aside.rename(final)
     name_latest(checkpoints, final.name)
 
@@ -135,11 +135,14 @@ def _folders(checkpoints: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
+def _leave(folder: Path) -> Path:
+    return folder.rename(_free(folder.with_name(f"{folder.name}-{LEFT}")))
+
+
 def _free(path: Path) -> Path:
-    number = next(
-        n for n in count(1) if not (path if n == 1 else path.with_name(f"{path.name}-{n}")).exists()
-    )
-    return path if number == 1 else path.with_name(f"{path.name}-{number}")
+    """The path, with a number where there is something by that name."""
+    paths = (path if n == 1 else path.with_stem(f"{path.stem}-{n}") for n in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def name_latest(checkpoints: Path, name: str) -> None:
@@ -175,7 +178,7 @@ def committed(checkpoints: Path) -> list[Path]:
 
 def resume_folders(config: Config) -> list[Path]:
     """The checkpoints to go on from, the next where one is damaged; none for a fresh start. Raises ConfigError for a
-    folder that is not there.
+    folder that is not there; tells where one that is named is not taken.
 
     A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those.
     One of its own is gone back to. What is named is not replaced by another.
@@ -189,7 +192,13 @@ def resume_folders(config: Config) -> list[Path]:
     folder = Path(resume)
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    return (committed(checkpoints) if goes_on(config) else []) or [folder]
+    own = committed(checkpoints) if goes_on(config) else []
+    if own:
+        tell_once(
+            f"checkpoint.resume={resume} is where this run began: it goes on from its own {own[0].name} "
+            "(with another run.output_dir a new run begins there)"
+        )
+    return own or [folder]
 
 
 def goes_on(config: Config) -> bool:
@@ -242,13 +251,32 @@ def first_sound(
     return None
 
 
-def prune(checkpoints: Path, keep: int | None) -> None:
+def prune(
+    checkpoints: Path, keep: int | None, doubtful: Callable[[Path], bool] = lambda folder: False
+) -> None:
     """Delete all but the `keep` newest of the checkpoints that a run may go on from; None keeps all.
 
-    Others, of a course that the run has left, are not touched and do not count.
+    Those that are `doubtful` do not count: of them none is kept but the newest checkpoint of all. Others, of a course
+    that the run has left, are not touched and do not count either.
     """
-    for folder in committed(checkpoints)[keep:] if keep else []:
-        _remove(folder)
+    if not keep:
+        return
+    folders = committed(checkpoints)
+    kept = [*folders[:1], *[folder for folder in folders if not doubtful(folder)][:keep]]
+    for folder in folders:
+        if folder not in kept:
+            _remove(folder)
+
+
+def put_aside(output_dir: Path) -> list[Path]:
+    """Rename a run's log and checkpoints, so that none is taken for the run's that begins in their place.
+
+    Returns what they are called now. The log goes first: without it a checkpoint is still one, but not the reverse.
+    """
+    log, checkpoints = output_dir / "metrics.jsonl", output_dir / "checkpoints"
+    left = [log.rename(_free(log.with_name(f"metrics-{LEFT}.jsonl")))] if log.is_file() else []
+    (checkpoints / LATEST).unlink(missing_ok=True)
+    return [*left, *(_leave(folder) for folder in _folders(checkpoints))]
 
 
 def _remove(folder: Path) -> None:
