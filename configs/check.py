@@ -131,6 +131,12 @@ def check_files(config: Config) -> None:
             )
     _check_model_folder(config.model.path)
     resume = config.checkpoint.resume
+    checkpoints = Path(config.run.output_dir).resolve() / "checkpoints"
+    if resume == "never" and Path(config.model.path).resolve().is_relative_to(checkpoints):
+        raise ConfigError(
+            f"model.path={config.model.path} would be put aside by checkpoint.resume=never, which begins anew in its "
+            f"place: set run.output_dir to another folder than {config.run.output_dir}"
+        )
     if resume not in ("auto", "never") and not Path(resume).is_dir():
         raise ConfigError(
             f"checkpoint.resume={resume}: no such folder; must be auto, never or a checkpoint folder"

@@ -151,7 +151,8 @@ class CheckpointConfig:
     every: int | None = None
     """Steps between checkpoints; none: only at the end."""
     keep: int | None = None
-    """Newest checkpoints kept; none: all."""
+    """Newest checkpoints kept; none: all. Those written while steps are left out do not count, and only the newest of
+    them is kept."""
     background: bool = True
     """Write while training goes on, from a copy in main memory: 12 bytes a parameter over all ranks. The last
     checkpoint of a run, and one before a stop, are written at once and without it."""

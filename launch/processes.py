@@ -53,12 +53,14 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     launched = launcher.wait()
     hear_no_more()
     code = ranks.settle(launched)
-    if forward.interrupted and code:
+    too_early = code not in PASSED_ON and (forward.too_early or (forward.stopped and ranks.unheard))
+    if too_early:
+        print(TOO_EARLY, file=sys.stderr)
+    if forward.interrupts and code:
         return 130
     if code in PASSED_ON:
         return code
-    if forward.too_early or (forward.stopped and ranks.unheard):
-        print(TOO_EARLY, file=sys.stderr)
+    if too_early:
         return REQUEUE
     if ranks.alike:
         return code
@@ -89,7 +91,7 @@ def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
 
 
 def _newest(config: Config) -> str:
-    """The checkpoint that this command, started again, begins with; empty where there is none."""
+    """The checkpoint of its own that the same command goes on from; empty where there is none, or it does not."""
     with contextlib.suppress(ConfigError):
         for folder in committed(Path(config.run.output_dir) / "checkpoints") if goes_on(config) else ():
             return folder.name
@@ -120,7 +122,7 @@ class _Forward:
     """Hands SIGTERM and SIGUSR1 to the ranks, past the launcher, which would end them after 30 seconds."""
 
     def __init__(self, launcher: subprocess.Popen[bytes], ranks: Ranks) -> None:
-        self.interrupted = False
+        self.interrupts = 0
         self.stopped = False
         self.too_early = False
         """Told to stop before there was any rank."""
@@ -142,17 +144,15 @@ class _Forward:
 
     def _interrupt(self, number: int, frame: object) -> None:
         """Ctrl-C is a wish to stop like the others; a second one does not wait for the step and its checkpoint."""
-        if self.interrupted:
-            print("agenttune: interrupted again: ended without saving", file=sys.stderr)
+        self.interrupts += 1
+        if self.interrupts > 1:
+            print("agenttune: interrupted again: ended at once", file=sys.stderr)
             self._launcher.kill()  # the ranks end with it
             return
-        self.interrupted = True
         self._pass_on(signal.SIGTERM, frame)
-        if not self.too_early:
-            print(
-                "agenttune: interrupted: finishing the step and saving; once more ends at once",
-                file=sys.stderr,
-            )
+        if self._ranks.have_begun:
+            said = "agenttune: interrupted: finishing the step and saving; once more ends at once"
+            print(said, file=sys.stderr)
 
 
 def _free_port() -> int:

@@ -55,6 +55,11 @@ class Ranks:
         return {member.rank: member.process for member in members(self._launcher.pid)}
 
     @property
+    def have_begun(self) -> bool:
+        """Some have taken a step; before that a signal ends them."""
+        return any(member.board.page.step for member in self._known.values() if member.board)
+
+    @property
     def hang(self) -> str:
         """Why the job hung, where it did: which rank is to blame, and what is wrong with it."""
         said = (member.board.page.blame for member in self._known.values() if member.board)
@@ -75,7 +80,8 @@ class Ranks:
         return board is None or (board.page.code < 0 and not board.page.step)
 
     def settle(self, code: int) -> int:
-        """The exit code of the job, whose launcher has ended with `code`. No rank is left after it."""
+        """The exit code of the job, whose launcher has ended with `code`. No rank is left after it, unless the system
+        cannot end one."""
         if self._thread:
             self._thread.join()
         _kill(self._known.values())  # a rank ends with its launcher, but not one that is stopped

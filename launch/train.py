@@ -27,7 +27,8 @@ def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
         "`deepspeed --num_gpus 4 launch/train.py CONFIG` and `torchrun --nproc-per-node 4 launch/train.py CONFIG`. "
         "SIGTERM or SIGUSR1 saves a checkpoint after the step in progress and exits 75, Ctrl-C likewise with 130 "
         "(pressed twice it does not save). The same command goes on from the newest checkpoint in run.output_dir, "
-        "under the same layout or another; checkpoint.resume=FOLDER begins with that one, =never afresh.",
+        "under the same layout or another; checkpoint.resume=FOLDER goes back to that one, or begins with one of "
+        "another run, checkpoint.resume=never begins afresh.",
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file, see configs/")
     parser.add_argument(

@@ -54,9 +54,9 @@ def tell(launcher: subprocess.Popen[bytes], arguments: Sequence[str]) -> None:
 
 
 def hear_no_more() -> None:
-    """The exit code is settled: a second signal must not change it. Python gives up its handlers when it ends, and the
+    """The exit code is settled: another signal must not change it. Python gives up its handlers when it ends, and the
     system's own would end the process by the signal."""
-    for number in STOPS:
+    for number in (*STOPS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
+from shlex import quote
 from statistics import median
 from typing import Any
 
@@ -65,7 +66,7 @@ class Guard:
             f"step {step}: {fault}; {self.in_a_row} steps in a row could not be taken, guard.patience is "
             f"{config.guard.patience}. Weights and moments, as before the first of them, are saved. If a step before "
             f"it has ruined them, go back: checkpoint.resume={output}/checkpoints/step-… names an earlier one, which "
-            f"checkpoint.keep has not deleted, and a lower optimizer.lr takes it otherwise. If the rows are to blame "
+            f"checkpoint.keep has not deleted, and lower optimizer.lr. If the rows are to blame "
             f"({show_rows(output, first, step, config.batch.rows)}), raise guard.patience to go on behind them"
         )
 
@@ -81,7 +82,8 @@ class Guard:
 
 def show_rows(output_dir: str | Path, first: int, last: int, rows: int) -> str:
     """The command that shows what steps `first` to `last`, of so many rows each, are trained on."""
-    return f"`agenttune preview {output_dir}/config.yaml --rows {(first - 1) * rows}:{last * rows}`"
+    config = quote(f"{output_dir}/config.yaml")
+    return f"`agenttune preview {config} --rows {(first - 1) * rows}:{last * rows}`"
 
 
 def _spike(what: str, value: float, recent: tuple[float, ...], factor: float | None, least: float) -> str:

@@ -81,6 +81,13 @@ class Folder:
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.02)
 
+    def wait_for_output(self, text: str, process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while text not in self.output():
+            assert process.poll() is None or text in self.output(), self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
     def processes(self, ranks_only: bool = False) -> list[psutil.Process]:
         found: list[psutil.Process] = []
         for process in psutil.process_iter():

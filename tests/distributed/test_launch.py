@@ -18,7 +18,7 @@ import pytest
 from jobs import AGENTTUNE, ENTRY, LIMIT_S, STEPS, Folder, endless, kill_all, prepared
 
 from configs.load import load_config
-from launch.waiting_launcher import LAUNCHER
+from launch.waiting_launcher import LAUNCHER, TOO_EARLY
 
 KEYS = [
     *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
@@ -116,27 +116,28 @@ def test_signal_to_the_whole_group_saves(folder: Folder) -> None:
 
 
 def test_interrupted_once_it_saves_and_twice_it_ends(folder: Folder) -> None:
-    steps: list[str] = []
-    for last_words in (
-        "agenttune: interrupted: finishing",
-        "agenttune: interrupted again: ended without saving",
-    ):
-        process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("interrupted"))
-        folder.wait_for_steps("interrupted", len(folder.metrics("interrupted")) + 2 if steps else 2, process)
+    command, saved = [*AGENTTUNE, "train", "config.yaml", *endless("interrupted")], ""
+    latest = folder.path / "interrupted/checkpoints/latest"
+    for again in (False, True):
+        process = folder.start(*command)
+        folder.wait_for_steps("interrupted", int(saved[-9:] or 0) + 2, process)
+        if again:  # it cannot finish its step
+            last_rank(folder.processes(ranks_only=True)).suspend()
         process.send_signal(signal.SIGINT)
-        if steps:
-            while "interrupted: finishing" not in folder.output():
-                time.sleep(0.01)
+        folder.wait_for_output("agenttune: interrupted: finishing the step and saving", process)
+        if again:
             process.send_signal(signal.SIGINT)
+            folder.wait_for_output("agenttune: interrupted again: ended at once", process)
         assert process.wait(LIMIT_S) == 130, folder.output()
         assert not folder.processes()
-        assert last_words in folder.output()
-        steps.append((folder.path / "interrupted/checkpoints/latest").read_text())
-    assert steps[0] == steps[1]
+        saved = saved or latest.read_text()
+        assert latest.read_text() == saved
 
 
-@pytest.mark.parametrize("ranks", [0, 2])
-def test_stop_before_the_first_step(folder: Folder, ranks: int) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "number", "code"), [(0, signal.SIGTERM, 75), (2, signal.SIGTERM, 75), (2, signal.SIGINT, 130)]
+)
+def test_stop_before_the_first_step(folder: Folder, ranks: int, number: int, code: int) -> None:
     """While the launcher (ranks 0) or the ranks still import: nothing to save, but the run is to be started again."""
     process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("early"))
     deadline = time.monotonic() + LIMIT_S
@@ -144,8 +145,9 @@ def test_stop_before_the_first_step(folder: Folder, ranks: int) -> None:
         assert time.monotonic() < deadline, folder.output()
         time.sleep(0.05)
     time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(LIMIT_S) == 75, folder.output()
+    process.send_signal(number)
+    assert process.wait(LIMIT_S) == code, folder.output()
+    assert folder.output().splitlines()[-1] == TOO_EARLY
     assert not (folder.path / "early" / "checkpoints").exists()
 
 
@@ -199,8 +201,8 @@ def test_killed_process_takes_all_with_it(
     folder: Folder, victim: Callable[[list[psutil.Process]], psutil.Process], code: int, fault: str
 ) -> None:
     run = victim.__name__
-    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless(run))
-    folder.wait_for_steps(run, 1, process)
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless(run), "checkpoint.every=1")
+    folder.wait_for_output("checkpoint of step 1: ", process)
     assert len(folder.processes(ranks_only=True)) == 2
     victim(sorted(folder.processes(), key=lambda p: p.create_time())).kill()
     deadline = time.monotonic() + 5
@@ -211,7 +213,8 @@ def test_killed_process_takes_all_with_it(
     if code == 1:
         said = f"agenttune: the training was ended: {fault}"
         assert folder.output().splitlines()[-1] == said
-        assert "the same command goes on" not in folder.output()  # nothing was saved
+        step = (folder.path / run / "checkpoints/latest").read_text().strip()
+        assert folder.output().splitlines()[-2] == f"agenttune: the same command goes on from {step}"
     _, alive = psutil.wait_procs(folder.processes(), timeout=10)
     assert not alive
 

@@ -22,6 +22,7 @@ LAYOUTS: dict[str, tuple[list[str], int, dict[str, Any]]] = {
         2,
         {"draws": True, "max_bytes": 100_000},
     ),  # each rank has a file of weights to write
+    "TP2 files": (layout(2), 2, {"max_bytes": 40_000}),  # each rank gathers those of both, and writes one
     "TP2 PP2": (layout(2, 2), 4, {"draws": True}),
 }
 """How a run is laid out, its ranks, and what else its task is told."""

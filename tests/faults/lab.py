@@ -17,7 +17,7 @@ from trainer.checkpoint.manifest import FileRecord, read_manifest
 from trainer.checkpoint.store import name_latest, step_folder
 from trainer.checkpoint.verify import verify
 
-NAMES = ("TP2", "PP2", "DP2")
+NAMES = ("TP2 files", "PP2", "DP2")
 """Of the layouts."""
 STEPS = 4
 """Of each run, with a checkpoint after every one."""

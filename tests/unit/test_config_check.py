@@ -247,3 +247,14 @@ def test_layout_covers_processes_and_rows(
     fixed = replace(auto, parallel=replace(auto.parallel, data=data))
     assert resolve_layout(fixed, None) == layout
     assert resolve_layout(auto, None).data == 1
+
+
+def test_a_run_that_begins_anew_does_not_put_its_own_model_aside(config: Config) -> None:
+    held = Path("run/checkpoints/step-00000001")
+    held.mkdir(parents=True)
+    for file in Path("model").iterdir():
+        (held / file.name).write_bytes(file.read_bytes())
+    anew = changed(config, run__output_dir="run", checkpoint__resume="never", model__path=str(held))
+    with pytest.raises(ConfigError, match=r"step-00000001 would be put aside by .*set run.output_dir"):
+        check_config(anew, SHAPE, None, None)
+    check_config(changed(anew, run__output_dir="other"), SHAPE, None, None)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +18,15 @@ from configs.layout import Layout
 from configs.schema import Config, DataConfig, ModelConfig
 from configs.shapes import SHAPES, ModelShape
 from tokenization.bundle import write_bundle
-from trainer.checkpoint import hf_import
+from trainer.checkpoint import hf_export, hf_import
 from trainer.checkpoint.hf_export import write_shards
 from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
+from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import shard_plan
+from trainer.checkpoint.tensors import Entry
 from trainer.data.open import open_builder
-from trainer.model.names import stage_table
+from trainer.model.names import Piece, stage_table
 from trainer.parallel.grid import Grid
 
 TINY = ModelShape(
@@ -60,6 +64,38 @@ def test_one_rank_there_and_back(dtype: torch.dtype, tied: bool, single_rank: Gr
     assert all(
         torch.equal(back[name], weight) and back[name].dtype is dtype for name, weight in weights.items()
     )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_have_a_tensor_before_any_writes(
+    rank: int, single_rank: Grid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else one would write while the others wait in the gather of theirs."""
+    layout, bounds = Layout(2, 1, 1), [0, TINY.layers + 3]
+    plan = shard_plan(TINY, bounds, 4, layout, 1200, 0)[:2]
+    assert [shard.tensor_rank for shard in plan] == [0, 1]
+    firsts = [shard.names[:2] for shard in plan]
+    gathered: list[str] = []
+
+    def gather(local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int) -> Any:
+        gathered.append(piece.name)
+        return torch.zeros(piece.shape) if to == rank else None
+
+    def written(file: Path, entries: Mapping[str, Entry], tensors: Iterator[torch.Tensor]) -> FileRecord:
+        assert [tuple(size) for _, size in entries.values()] == [TINY.tensors()[n] for n in plan[rank].names]
+        for count in (1, 2):
+            next(tensors)
+            assert gathered == [name for names in zip(*firsts, strict=True) for name in names][: 2 * count]
+        assert len(list(tensors)) == len(plan[rank].names) - 2
+        return FileRecord(0, "")
+
+    monkeypatch.setattr(hf_export, "gather_piece", gather)
+    monkeypatch.setattr(hf_export, "write_stream", written)
+    grid = replace(single_rank, layout=layout, tensor_rank=rank)
+    table = stage_table(TINY, *bounds)
+    weights = {name: torch.zeros(400, 12) for name in table}
+    write_shards(tmp_path, dict.fromkeys(plan, weights), table, torch.float32, grid, Postponed())
+    assert sorted(gathered) == sorted(name for shard in plan for name in shard.names)
 
 
 @pytest.mark.parametrize("tensor", [2, 3, 4])

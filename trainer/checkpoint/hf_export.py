@@ -63,16 +63,18 @@ def _gathered(
 ) -> Iterator[torch.Tensor]:
     """The Hugging Face tensors, in `dtype`, of the shard that this tensor rank writes, each when it is asked for.
 
-    A collective of the tensor ranks that hold the parameters: each must ask until there are no more. A tensor of each
-    shard in turn, so that all write at the same time and none has to hold more than the tensor at hand.
+    A collective of the tensor ranks that hold the parameters: each must ask until there are no more. In rounds of a
+    tensor of each shard, all of which are gathered before any is given away: so all ranks write at the same time.
     """
-    for some in zip_longest(*(_pieces(shard, table, grid) for shard in shards)):
-        for (shard, weights), place in zip(shards.items(), some, strict=True):
+    for places in zip_longest(*(_pieces(shard, table, grid) for shard in shards)):
+        own: torch.Tensor | None = None
+        for (shard, weights), place in zip(shards.items(), places, strict=True):
             if place:
                 name, piece, rows = place
                 whole = gather_piece(weights[name].detach()[rows], piece, dtype, grid, shard.tensor_rank)
-                if whole is not None:
-                    yield whole
+                own = own if whole is None else whole
+        if own is not None:
+            yield own
 
 
 def _pieces(shard: Shard, table: Table, grid: Grid) -> Iterator[tuple[str, Piece, slice]]:
@@ -105,5 +107,8 @@ def gather_piece(
 def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """A tensor whose memory goes back to the system with it. malloc keeps blocks of up to 32 MB for itself, which came
     to half a shard."""
-    memory = mmap(-1, max(1, prod(shape)) * dtype.itemsize, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    try:
+        memory = mmap(-1, max(1, prod(shape)) * dtype.itemsize, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    except OSError as error:  # which would be taken for a disk's, and others wait in a gather meanwhile
+        raise MemoryError(f"no memory for a tensor of {tuple(shape)} {dtype}: {error.strerror}") from error
     return torch.frombuffer(memory, dtype=dtype)[: prod(shape)].view(shape)

@@ -122,7 +122,7 @@ def _replace(final: Path, aside: Path) -> None:
     elif left:
         (checkpoints / LATEST).unlink(missing_ok=True)
     for folder in left:
-        _leave(folder)
+        _put_aside(folder)
     aside.rename(final)
     name_latest(checkpoints, final.name)
 
@@ -135,11 +135,11 @@ def _folders(checkpoints: Path) -> list[Path]:
     return sorted(found, reverse=True)
 
 
-def _leave(folder: Path) -> Path:
-    return folder.rename(_free(folder.with_name(f"{folder.name}-{LEFT}")))
+def _put_aside(path: Path) -> Path:
+    return path.rename(_unused(path.with_stem(f"{path.stem}-{LEFT}")))
 
 
-def _free(path: Path) -> Path:
+def _unused(path: Path) -> Path:
     """The path, with a number where there is something by that name."""
     paths = (path if n == 1 else path.with_stem(f"{path.stem}-{n}") for n in count(1))
     return next(path for path in paths if not path.exists())
@@ -269,14 +269,20 @@ def prune(
 
 
 def put_aside(output_dir: Path) -> list[Path]:
-    """Rename a run's log and checkpoints, so that none is taken for the run's that begins in their place.
+    """Rename a run's logs and checkpoints, so that none is taken for the run's that begins in their place.
 
-    Returns what they are called now. The log goes first: without it a checkpoint is still one, but not the reverse.
+    Returns what they are called now. Whatever is left where this is killed is a checkpoint in force with its log or
+    none, and the newest one to the last.
     """
-    log, checkpoints = output_dir / "metrics.jsonl", output_dir / "checkpoints"
-    left = [log.rename(_free(log.with_name(f"metrics-{LEFT}.jsonl")))] if log.is_file() else []
+    checkpoints = output_dir / "checkpoints"
+    logs = [
+        file for file in (output_dir / "metrics.jsonl", output_dir / "quarantine.jsonl") if file.is_file()
+    ]
     (checkpoints / LATEST).unlink(missing_ok=True)
-    return [*left, *(_leave(folder) for folder in _folders(checkpoints))]
+    aside = [_put_aside(path) for path in (*logs, *reversed(_folders(checkpoints)))]
+    for folder in {path.parent for path in aside}:
+        flush(folder)
+    return aside
 
 
 def _remove(folder: Path) -> None:
