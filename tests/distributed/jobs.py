@@ -19,8 +19,14 @@ DEMO = ROOT / "configs" / "demo"
 ENTRY = ROOT / "launch" / "train.py"
 AGENTTUNE = [sys.executable, "-m", "launch.cli"]
 STEPS = 12
+LAUNCHERS = {
+    "agenttune": [*AGENTTUNE, "train"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ENTRY)],
+}
 LIMIT_S = 300
 MARK = "AGENTTUNE_TEST_RUN"
+PLANTED = Path(__file__).with_name("planted")
+HELD_GIL = "import ctypes; m = ctypes.create_string_buffer(64); f = ctypes.PyDLL(None).pthread_mutex_lock; f(m); f(m)"
 CONFIG = f"""
 run: {{output_dir: whole, seed: 1}}
 model: {{path: model, dtype: float32}}
@@ -121,3 +127,23 @@ def kill_all(folder: Folder) -> None:
 def endless(run: str) -> list[str]:
     """Overrides for a run of two tensor ranks that does not end by itself."""
     return ["parallel.pipeline=1", "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
+
+
+def stop(folder: Folder, rank: int) -> float:
+    """The time at which it was stopped."""
+    (found,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == str(rank))
+    found.suspend()
+    return time.time()
+
+
+def planted(folder: Folder, rank: int, code: str, *command: str) -> tuple[subprocess.Popen[str], float]:
+    """A job that is started with this fault, once the fault has come, and the time at which it did."""
+    paths = {"PYTHONPATH": f"{PLANTED}:{ROOT}"}
+    process = folder.start(*command, **paths, PLANTED_RANK=str(rank), PLANTED_CODE=code)
+    note = folder.path / "planted.txt"
+    deadline = time.monotonic() + LIMIT_S
+    while not note.exists() or not note.read_text():
+        assert process.poll() is None, folder.output()
+        assert time.monotonic() < deadline, folder.output()
+        time.sleep(0.02)
+    return process, float(note.read_text())

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
-from jobs import AGENTTUNE, ENTRY, LIMIT_S, ROOT, Folder, endless, kill_all, prepared
+from jobs import HELD_GIL, LAUNCHERS, LIMIT_S, Folder, endless, kill_all, planted, prepared, stop
 
-PLANTED = Path(__file__).with_name("planted")
 HANG_S = 3.0
 END_S = 2.0
 """Within which a job is to end once it is known to hang, or once a rank of it has failed."""
 LOAD_S = 3.0
 """More than that, for a machine that has other work at the time."""
-LAUNCHERS = {
-    "agenttune": [*AGENTTUNE, "train"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ENTRY)],
-}
-HELD_GIL = "import ctypes; m = ctypes.create_string_buffer(64); f = ctypes.PyDLL(None).pthread_mutex_lock; f(m); f(m)"
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +34,6 @@ def nothing_left(folder: Folder) -> Iterator[None]:
 
 def command(run: str) -> list[str]:
     return ["config.yaml", *endless(run), f"run.hang_seconds={HANG_S}"]
-
-
-def stop(folder: Folder, rank: int) -> float:
-    """The time at which it was stopped."""
-    (found,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == str(rank))
-    found.suspend()
-    return time.time()
-
-
-def planted(folder: Folder, rank: int, code: str, *command: str) -> tuple[subprocess.Popen[str], float]:
-    """A job that is started with this fault, once the fault has come, and the time at which it did."""
-    paths = {"PYTHONPATH": f"{PLANTED}:{ROOT}"}
-    process = folder.start(*command, **paths, PLANTED_RANK=str(rank), PLANTED_CODE=code)
-    note = folder.path / "planted.txt"
-    deadline = time.monotonic() + LIMIT_S
-    while not note.exists() or not note.read_text():
-        assert process.poll() is None, folder.output()
-        assert time.monotonic() < deadline, folder.output()
-        time.sleep(0.02)
-    return process, float(note.read_text())
 
 
 def ended(folder: Folder, process: subprocess.Popen[str], since: float, limit: float) -> list[str]:

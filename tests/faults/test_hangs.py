@@ -1,0 +1,64 @@
+"""R10: whole jobs, one of whose ranks is stopped or holds the GIL; `tests/distributed/test_watchdog.py` at length."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from trials import LONG, Trials
+
+from tests.distributed.jobs import (
+    HELD_GIL,
+    LAUNCHERS,
+    LIMIT_S,
+    Folder,
+    endless,
+    kill_all,
+    planted,
+    prepared,
+    stop,
+)
+
+HANG_S = 3.0
+END_S = 2.0
+"""Within which all is to be gone once it is known to hang."""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Folder]:
+    job = prepared(tmp_path)
+    yield job
+    kill_all(job)
+
+
+@pytest.mark.skipif(not LONG, reason="the long form of test_watchdog.py: make faults")
+def test_a_rank_that_does_not_go_on(trials: Trials, job: Folder) -> None:
+    held = "every process gone in the limit + 2 s, exit 1, the rank named, the other's stack"
+    for trial in trials("R10 SIGSTOP, a held GIL", held, few=2, of=50):
+        random, rank, kind = trial.random, trial.random.randrange(2), ("stop", "gil")[trial.number % 2]
+        command = [*LAUNCHERS[random.choice(list(LAUNCHERS))], "config.yaml", *endless(str(trial.number))]
+        command.append(f"run.hang_seconds={HANG_S}")
+        with trial:
+            if kind == "gil":
+                (job.path / "planted.txt").unlink(missing_ok=True)
+                process, since = planted(job, rank, HELD_GIL, *command)
+                found = f"rank {rank} is in a call that holds the GIL"
+            else:
+                process = job.start(*command)
+                job.wait_for_steps(str(trial.number), 1, process)
+                time.sleep(random.uniform(0, 0.5))
+                since, found = stop(job, rank), f"rank {rank} is stopped (by SIGSTOP or a debugger)"
+            code = process.wait(LIMIT_S)
+            _, alive = psutil.wait_procs(job.processes(), timeout=10)
+            trial.seconds = time.time() - since
+            said = job.output()
+            assert code == 1, said
+            assert not alive, said
+            assert trial.seconds < HANG_S + END_S, f"{command[:3]}: {trial.seconds:.1f} s\n{said}"
+            assert any(
+                "no progress for 3 s" in line and line.endswith(found) for line in said.splitlines()
+            ), said
+            assert f"agenttune: rank {1 - rank} stands at (most recent call first):" in said, said
