@@ -15,7 +15,8 @@ parameters in the temporary folder (2.7 GB; 8 GB of disk and 10 GB of memory are
 - train: a model of 0.2 billion is trained in one process: a step with and without a checkpoint written beside it, and
   how long the loop is held up by a checkpoint in the background and by one that is written at once.
 
-`--record` writes medians, extremes and the pairs' ratios to benchmarks/results/checkpoint.json.
+`--record` writes medians, extremes and the pairs' ratios to benchmarks/results/checkpoint.json, where parts that were
+not measured stay as they were.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     if options.record:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+        before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        RESULTS.write_text(json.dumps(before | result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
