@@ -85,7 +85,9 @@ class Ranks:
         if self._thread:
             self._thread.join()
         _kill(self._known.values())  # a rank ends with its launcher, but not one that is stopped
-        psutil.wait_procs([member.process for member in self._known.values()], timeout=_GONE_S)
+        deadline = time.monotonic() + _GONE_S
+        while time.monotonic() < deadline and any(map(_runs, self._known.values())):
+            time.sleep(0.01)
         if self.first_failed is not None:
             board = self._known[self.first_failed].board
             return board.page.code if board and board.page.code > 0 else 1
@@ -136,6 +138,14 @@ class Ranks:
 
 def _is_finished(member: Member) -> bool:
     return bool(member.board and member.board.finished)
+
+
+def _runs(member: Member) -> bool:
+    """Not where it has ended and nobody has asked how, which may take the system's first process seconds."""
+    try:
+        return member.process.is_running() and member.process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _kill(ranks: Iterable[Member]) -> None:
