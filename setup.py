@@ -43,7 +43,7 @@ setup(
         "jsonschema>=4.23",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],
         "bench": ["trl>=1.16", "datasets>=4", "accelerate>=1"],  # what benchmarks measure against
     },
     entry_points={"console_scripts": ["agenttune = launch.cli:main"]},
