@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from configs.schema import CheckpointConfig, Config, RunConfig
-from trainer.checkpoint.manifest import FileRecord, Records, check_files, manifest_text, read_manifest
+from configs.schema import Config, RunConfig
+from trainer.checkpoint.manifest import FileRecord, Records, check_files, read_manifest
 from trainer.checkpoint.store import (
     commit,
     committed,
@@ -24,7 +24,6 @@ from trainer.checkpoint.store import (
     step_folder,
 )
 from trainer.checkpoint.tensors import write_text
-from trainer.data.notices import tell_once
 from trainer.parallel.grid import Grid
 
 X = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
@@ -160,30 +159,6 @@ def test_latest_naming_what_is_gone_is_an_error(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_resume_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders(tmp_path / "checkpoints", [7])
-    other = tmp_path / "other"
-    other.mkdir()
-    for folder in (step_folder(tmp_path / "checkpoints", 7), other):
-        write_text(folder / "manifest.json", manifest_text(7, {}))
-
-    def chosen(resume: str) -> Path | None:
-        return resume_folder(Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=resume)))
-
-    assert chosen("auto") == step_folder(tmp_path / "checkpoints", 7)
-    assert chosen("never") is None
-    own = step_folder(tmp_path / "checkpoints", 7)
-    tell_once.cache_clear()
-    assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
-    assert "goes on from its own step-00000007" in capsys.readouterr().err
-    assert chosen(str(own)) == own
-    assert capsys.readouterr().err == ""
-    own.rename(tmp_path / "away")
-    assert chosen(str(other)) == other
-    with pytest.raises(ConfigError, match="elsewhere: no such folder"):
-        chosen(str(tmp_path / "elsewhere"))
-
-
 @given(st.sets(st.integers(1, 10**7), max_size=8), st.none() | st.integers(1, 10))
 def test_prune_keeps_the_newest(
     tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep: int | None
@@ -305,52 +280,3 @@ def test_what_all_ranks_wrote_is_in_the_manifest(single_rank: Grid, tmp_path: Pa
     records = read_manifest(folder)
     assert records == dict.fromkeys(("weights", "training_state/state"), FileRecord(1, X))
     check_files(folder, records, records)
-
-
-def damaged_run(
-    tmp_path: Path, damaged: list[int], capsys: pytest.CaptureFixture[str], damage: str = ""
-) -> tuple[Path | None, str]:
-    """What is resumed of three checkpoints, some of which lack a file, and what is said."""
-    tell_once.cache_clear()
-    for step in (1, 2, 3):
-        folder = step_folder(tmp_path / "checkpoints", step)
-        folder.mkdir(parents=True)
-        records = {"weights": write_text(folder / "weights", "x")}
-        write_text(folder / "manifest.json", manifest_text(step, records))
-        if step in damaged:
-            (folder / "weights").write_text(damage)
-    name_latest(tmp_path / "checkpoints", "step-00000003")
-    found = resume_folder(Config(run=RunConfig(str(tmp_path))))
-    return found, capsys.readouterr().err
-
-
-def test_an_older_checkpoint_is_taken_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, said = damaged_run(tmp_path, [3, 2], capsys)
-    assert found == step_folder(tmp_path / "checkpoints", 1)
-    newest, older = said.splitlines()
-    assert f"{step_folder(tmp_path / 'checkpoints', 3)}/weights: 0 bytes, 1 were written" in newest
-    assert "Going on from step-00000002" in newest
-    assert "checkpoint step-00000002 is damaged" in older
-
-
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(ConfigError, match=r"step-00000001/weights: 0 bytes.*checkpoint\.resume=never"):
-        damaged_run(tmp_path, [1, 2, 3], capsys)
-
-
-def test_a_checkpoint_that_was_named_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damaged_run(tmp_path, [3], capsys)
-    named = str(step_folder(tmp_path / "checkpoints", 3))
-    with pytest.raises(ConfigError, match="0 bytes, 1 were written"):
-        resume_folder(Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=named)))
-
-
-def test_small_files_are_read_before_ranks_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are used there."""
-    found, said = damaged_run(tmp_path, [3], capsys, damage="y")
-    assert found == step_folder(tmp_path / "checkpoints", 2)
-    assert "weights: holds other bytes than were written" in said
