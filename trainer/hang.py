@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import os
 import re
+import select
 import signal
 import threading
 import time
@@ -24,6 +25,8 @@ _ANSWER_S = 0.8
 _AWAKE_S = 5.0
 """Far longer than a call should hold the GIL."""
 _SAY_S = 1.0
+_END_S = 0.3
+"""Seconds that a process may take to end when it is killed, before one goes on without it."""
 CLAIM_S = 3.0
 """Seconds after which whoever set about ending the job has been hindered."""
 _THREAD = re.compile(r"(?:Current t|T)hread 0x([0-9a-f]+)")
@@ -34,6 +37,8 @@ _WAITS = (
     *(".wait()", ".item()", ".tolist()", ".cpu()", "synchronize("),
 )
 """What stands in the frames of a thread that is in a collective, or in the line of code that it is at."""
+_DEEPSPEED = "deepspeed.launcher.launch"
+"""In the command line of DeepSpeed's launcher of one machine's ranks, as its front end starts it."""
 _ALWAYS_THERE = ("/trainer/watchdog.py", "/trainer/hang.py", "/launch/ancestors.py", "/tqdm/_monitor.py")
 """Where threads stand that say nothing of a hang."""
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
@@ -97,6 +102,7 @@ def end_job(members: Sequence[Member], expected: Collection[int]) -> None:
         if member.process.pid != os.getpid():
             with contextlib.suppress(psutil.Error):
                 member.process.kill()  # what is stopped would not hear SIGTERM
+    _wake_launcher([member.process for member in members if member.process.pid != os.getpid()])
 
 
 def blame(stands: Sequence[Stand]) -> str:
@@ -200,6 +206,35 @@ def _ask(members: Sequence[Member], awake: Collection[int]) -> None:
         if all(sizes) and sizes == before:
             return
         before = sizes
+
+
+def _wake_launcher(killed: Sequence[psutil.Process]) -> None:
+    """DeepSpeed's looks at its ranks once a second only; SIGTERM has it end at once, with exit code 1.
+
+    It then waits for whatever its ranks have started, and for a process that has lost its parent until the system's
+    first process asks after it, which may take seconds: there is to be none.
+    """
+    with contextlib.suppress(psutil.Error):
+        launcher = psutil.Process(os.getppid())
+        if _DEEPSPEED not in launcher.cmdline():
+            return
+        ours = psutil.Process().children()
+        for child in ours:
+            child.kill()
+        psutil.wait_procs(ours, timeout=_END_S)
+        for process in killed:
+            _await_end(process.pid)
+        launcher.terminate()
+
+
+def _await_end(pid: int) -> None:
+    """Until all its threads have ended: before that a zombie still has children. Linux only, elsewhere not at all."""
+    with contextlib.suppress(AttributeError, OSError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            select.select([descriptor], [], [], _END_S)
+        finally:
+            os.close(descriptor)
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,7 @@ STEPS = 12
 LAUNCHERS = {
     "agenttune": [*AGENTTUNE, "train"],
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ENTRY)],
+    "deepspeed": [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", str(ENTRY)],
 }
 LIMIT_S = 300
 MARK = "AGENTTUNE_TEST_RUN"
