@@ -41,6 +41,7 @@ setup(
         "pyarrow>=17",
         "tqdm>=4.66",
         "jsonschema>=4.23",
+        "xxhash>=3",
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],

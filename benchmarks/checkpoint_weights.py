@@ -5,7 +5,6 @@ line of JSON: `checkpoint_weights.py TASK FOLDER NUMBER`, not meant to be called
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import xxhash
 from torch import nn
 
 from configs.layout import Layout
@@ -26,6 +26,7 @@ from launch.init_model import init_model
 from trainer.checkpoint.hf_export import write_shards
 from trainer.checkpoint.hf_import import load_weights
 from trainer.checkpoint.postponed import Postponed
+from trainer.checkpoint.read_back import ReadBack
 from trainer.checkpoint.shards import shard_plan
 from trainer.model.names import Table, stage_table
 from trainer.parallel.exchange import exchange
@@ -157,10 +158,12 @@ class Writers:
     def ours(self) -> None:
         failures = Postponed()
         tensor = self._grid.layout.tensor
-        for first in range(0, len(self.plan), tensor):
-            shards = dict.fromkeys(self.plan[first : first + tensor], self._masters)
-            write_shards(self.out, shards, self._table, torch.bfloat16, self._grid, failures)
-        failures.settle()
+        with ReadBack(self.out) as back:
+            for first in range(0, len(self.plan), tensor):
+                shards = dict.fromkeys(self.plan[first : first + tensor], self._masters)
+                back.add(write_shards(self.out, shards, self._table, torch.bfloat16, self._grid, failures))
+            failures.settle()
+            back.settle()
 
     def raw(self) -> None:
         for i, size in enumerate(self.sizes):
@@ -174,7 +177,7 @@ class Writers:
         buffer = memoryview(bytearray(PIECE))
         self.raw()
         for i in range(len(self.sizes)):
-            digest = hashlib.sha256()
+            digest = xxhash.xxh3_128()
             with open(self.out / f"{i}", "rb", buffering=0) as source:
                 os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 while count := source.readinto(buffer):

@@ -12,7 +12,7 @@ from launch.arguments import Parser
 from trainer.checkpoint.manifest import MANIFEST, DamagedError, read_manifest
 
 _DESCRIPTION = """\
-Reads every byte of a checkpoint and compares it with what was written: each file's size and SHA-256, that
+Reads every byte of a checkpoint and compares it with what was written: each file's size and checksum, that
 weights and training state are there for every tensor of the model, finite, and of the same values, and how far
 the run had come. The exit code is 1 for a damaged one."""
 _EXAMPLE = "example: agenttune verify-checkpoint runs/demo/checkpoints/step-00000160"

@@ -56,7 +56,7 @@ def test_a_sound_one(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> No
     code, out, err = verified(checkpoint, capsys)
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "sound"
-    words = ["notes.txt", "SHA-256", "39 tensors, float32", "2 files", "bit by bit", "step 3 of 3"]
+    words = ["notes.txt", "XXH3", "39 tensors, float32", "2 files", "bit by bit", "step 3 of 3"]
     assert all(word in out for word in words), out
 
 

@@ -24,7 +24,7 @@ from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tens
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import shard_plan
-from trainer.checkpoint.tensors import Entry
+from trainer.checkpoint.tensors import Entry, Joined
 from trainer.data.open import open_builder
 from trainer.model.names import Piece, stage_table
 from trainer.parallel.grid import Grid
@@ -77,11 +77,11 @@ def test_all_ranks_have_a_tensor_before_any_writes(
     firsts = [shard.names[:2] for shard in plan]
     gathered: list[str] = []
 
-    def gather(local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int) -> Any:
+    def gather(local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int, *_: Any) -> Any:
         gathered.append(piece.name)
-        return torch.zeros(piece.shape) if to == rank else None
+        return Joined([torch.zeros(piece.shape)]) if to == rank else None
 
-    def written(file: Path, entries: Mapping[str, Entry], tensors: Iterator[torch.Tensor]) -> FileRecord:
+    def written(file: Path, entries: Mapping[str, Entry], tensors: Iterator[Joined]) -> FileRecord:
         assert [tuple(size) for _, size in entries.values()] == [TINY.tensors()[n] for n in plan[rank].names]
         for count in (1, 2):
             next(tensors)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from trainer.checkpoint import tensors as tensors_module
 from trainer.checkpoint.manifest import (
     MANIFEST,
     DamagedError,
@@ -23,7 +24,7 @@ from trainer.checkpoint.manifest import (
     read_manifest,
     read_record,
 )
-from trainer.checkpoint.tensors import write_pieces, write_stream, write_tensors, write_text
+from trainer.checkpoint.tensors import Joined, write_pieces, write_stream, write_tensors, write_text
 
 DAMAGES = int(os.environ.get("DAMAGES", "150"))
 NAMES = ("weights.safetensors", "training_state/state.json")
@@ -93,7 +94,7 @@ def test_a_missing_file_is_noticed(checkpoint: Path, name: str, tmp_path: Path) 
 
 def test_an_older_format_is_told(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"format": 0}')
-    with pytest.raises(DamagedError, match="format 0, this version reads 1"):
+    with pytest.raises(DamagedError, match="format 0, this version reads 2"):
         read_manifest(tmp_path)
 
 
@@ -131,23 +132,62 @@ def test_a_slice_is_written_without_the_rest(tmp_path: Path) -> None:
     assert abs((tmp_path / "ours").stat().st_size - (tmp_path / "theirs").stat().st_size) < 64
 
 
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 7), min_size=1, max_size=4),
+    columns=st.lists(st.integers(0, 7), min_size=1, max_size=4),
+    beside=st.booleans(),
+    dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16])] * 2),
+    piece=st.integers(1, 64),
+)
+def test_parts_are_written_as_the_tensor_that_they_make(
+    rows: list[int],
+    columns: list[int],
+    beside: bool,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    piece: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Whatever their sizes, and whatever fits into a piece: torch joins and casts them."""
+    given, written = dtypes
+    if beside:
+        parts = [torch.randn(rows[0], width).to(given) for width in columns]
+    else:
+        parts = [torch.randn(height, columns[0]).to(given) for height in rows]
+    expected = torch.cat(parts, dim=1 if beside else 0).to(written)
+    file = tmp_path_factory.mktemp("joined") / "file"
+    whole = Joined([expected])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors_module, "_PIECE", piece)
+        entries = dict.fromkeys("abc", (written, expected.shape))
+        write_stream(file, entries, iter([whole, Joined(parts, beside), whole]))
+    for tensor in load_file(file).values():
+        assert tensor.dtype is written
+        assert torch.equal(tensor, expected)
+
+
+def test_the_digest_is_that_of_other_tools(tmp_path: Path) -> None:
+    """XXH3_128bits of nothing with seed 0, as in the reference implementation's sanity tests."""
+    assert write_text(tmp_path / "file", "").xxh3 == "99aa06d3014798d86001c324468d497f"
+
+
 def test_other_dtypes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x: dtype torch.int64, .* cast it"):
         write_tensors(tmp_path / "file", {"x": torch.ones(2, dtype=torch.int64)})
 
 
-def test_a_tensor_is_asked_for_when_the_one_before_is_written(tmp_path: Path) -> None:
-    """So that no more than the tensor at hand has to be in memory."""
+def test_a_tensor_is_asked_for_while_the_one_before_is_written(tmp_path: Path) -> None:
+    """So that no more than two have to be in memory."""
     file, sizes = tmp_path / "file", []
     entries = {str(i): (torch.float32, [100_000]) for i in range(3)}
 
-    def made() -> Iterator[torch.Tensor]:
+    def made() -> Iterator[Joined]:
         for i in range(3):
             sizes.append(file.stat().st_size)
-            yield torch.full([100_000], float(i))
+            yield Joined([torch.full([100_000], float(i))])
 
     record = write_stream(file, entries, made())
-    assert [size // 400_000 for size in sizes] == [0, 1, 2]
+    assert all(size >= 400_000 * (i - 1) for i, size in enumerate(sizes))
     assert record.size == file.stat().st_size
     assert [float(tensor[-1]) for tensor in load_file(file).values()] == [0.0, 1.0, 2.0]
 
@@ -155,8 +195,7 @@ def test_a_tensor_is_asked_for_when_the_one_before_is_written(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ([torch.zeros(2), torch.zeros(3)], r"b: torch.float32 \(3,\), not torch.float32 \(2,\)"),
-        ([torch.zeros(2), torch.zeros(2).bfloat16()], r"b: torch.bfloat16 \(2,\), not torch.float32 \(2,\)"),
+        ([torch.zeros(2), torch.zeros(3)], r"b: \(3,\), not \(2,\)"),
         ([torch.zeros(2)], "shorter"),
         ([torch.zeros(2)] * 3, "longer"),
     ],
@@ -164,8 +203,9 @@ def test_a_tensor_is_asked_for_when_the_one_before_is_written(tmp_path: Path) ->
 def test_tensors_that_are_not_as_the_header_says(
     tensors: list[torch.Tensor], said: str, tmp_path: Path
 ) -> None:
+    entries = {name: (torch.float32, [2]) for name in "ab"}
     with pytest.raises(ValueError, match=said):
-        write_stream(tmp_path / "file", {name: (torch.float32, [2]) for name in "ab"}, iter(tensors))
+        write_stream(tmp_path / "file", entries, (Joined([tensor]) for tensor in tensors))
 
 
 @pytest.mark.parametrize("mend", [lambda data: data[:-1], lambda data: b"?" + data[1:]])

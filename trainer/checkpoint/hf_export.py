@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
-from math import prod
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from itertools import cycle, zip_longest
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ from configs.shapes import ModelShape
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.shards import Shard
-from trainer.checkpoint.tensors import write_stream, write_text
+from trainer.checkpoint.tensors import Joined, Room, write_stream, write_text
 from trainer.model.names import Piece, Table, row_offsets
 from trainer.parallel.grid import Grid
 
@@ -60,19 +58,21 @@ def write_shards(
 
 def _gathered(
     shards: Mapping[Shard, Weights], table: Table, dtype: torch.dtype, grid: Grid
-) -> Iterator[torch.Tensor]:
-    """The Hugging Face tensors, in `dtype`, of the shard that this tensor rank writes, each when it is asked for.
+) -> Iterator[Joined]:
+    """The Hugging Face tensors of the shard that this tensor rank writes, each when it is asked for, and done with when
+    the next but one is.
 
     A collective of the tensor ranks that hold the parameters: each must ask until there are no more. In rounds of a
     tensor of each shard, all of which are gathered before any is given away: so all ranks write at the same time.
     """
+    sent, received = Room(), cycle((Room(), Room()))
     for places in zip_longest(*(_pieces(shard, table, grid) for shard in shards)):
-        own: torch.Tensor | None = None
+        own: Joined | None = None
         for (shard, weights), place in zip(shards.items(), places, strict=True):
             if place:
                 name, piece, rows = place
-                whole = gather_piece(weights[name].detach()[rows], piece, dtype, grid, shard.tensor_rank)
-                own = own if whole is None else whole
+                local, to = weights[name].detach()[rows], shard.tensor_rank
+                own = gather_piece(local, piece, dtype, grid, to, sent, received) or own
         if own is not None:
             yield own
 
@@ -85,30 +85,28 @@ def _pieces(shard: Shard, table: Table, grid: Grid) -> Iterator[tuple[str, Piece
 
 
 def gather_piece(
-    local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int
-) -> torch.Tensor | None:
-    """A Hugging Face tensor from its slices, in `dtype`, on tensor rank `to`; None on the others."""
+    local: torch.Tensor,
+    piece: Piece,
+    dtype: torch.dtype,
+    grid: Grid,
+    to: int,
+    sent: Room,
+    received: Iterator[Room],
+) -> Joined | None:
+    """A Hugging Face tensor from the tensor ranks' slices, on tensor rank `to`; None on the others. Slices are sent in
+    `dtype`, and received in the next of the rooms."""
     tensor = grid.layout.tensor
     if piece.split == "none" or tensor == 1:
-        return local.to(dtype) if grid.tensor_rank == to else None
-    own = scratch(local.shape, dtype).copy_(local)
-    slices = [scratch(local.shape, dtype) for _ in range(tensor)] if grid.tensor_rank == to else None
+        return Joined([local]) if grid.tensor_rank == to else None
+    own = sent.take(local.shape, dtype).copy_(local)
+    slices = list(next(received).take((tensor, *local.shape), dtype)) if grid.tensor_rank == to else None
     dist.gather(own, slices, group=grid.side_tensor_group, group_dst=to)
     if slices is None:
         return None
-    whole = scratch(piece.shape, dtype)
-    along = 1 if piece.split == "columns" else 0
-    for rank, part in enumerate(slices):
-        start, stop = piece.bounds(rank, tensor)
-        whole.narrow(along, start, stop - start).copy_(part.narrow(along, 0, stop - start))
-    return whole
-
-
-def scratch(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor whose memory goes back to the system with it. malloc keeps blocks of up to 32 MB for itself, which came
-    to half a shard."""
-    try:
-        memory = mmap(-1, max(1, prod(shape)) * dtype.itemsize, flags=MAP_PRIVATE | MAP_ANONYMOUS)
-    except OSError as error:  # which would be taken for a disk's, and others wait in a gather meanwhile
-        raise MemoryError(f"no memory for a tensor of {tuple(shape)} {dtype}: {error.strerror}") from error
-    return torch.frombuffer(memory, dtype=dtype)[: prod(shape)].view(shape)
+    columns = piece.split == "columns"
+    bounds = [piece.bounds(rank, tensor) for rank in range(tensor)]  # without what pads the last
+    parts = [
+        part.narrow(1 if columns else 0, 0, stop - start)
+        for part, (start, stop) in zip(slices, bounds, strict=True)
+    ]
+    return Joined(parts, beside=columns)

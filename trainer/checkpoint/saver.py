@@ -18,6 +18,7 @@ from trainer.checkpoint.hf_export import write_index, write_shards
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
 from trainer.checkpoint.progress import Progress, is_doubtful
+from trainer.checkpoint.read_back import ReadBack
 from trainer.checkpoint.replicas import check_replicas
 from trainer.checkpoint.shards import shard_plan
 from trainer.checkpoint.slices import saved_parts
@@ -99,18 +100,22 @@ class Saver:
     def _write(self, progress: Progress, held: Iterator[Snapshot]) -> None:
         def write(folder: Path) -> Records:
             failures = Postponed()
-            written: Records = {}
-            # In rounds of as many as there are tensor ranks, which then have one weight file each to write.
-            tensor = self._grid.layout.tensor
-            while (records := self._write_some(folder, list(islice(held, tensor)), failures)) is not None:
-                written |= records
-            if self._grid.is_main:
+            texts: Records = {}
+            tensors: Records = {}
+            with ReadBack(folder) as back:
+                # In rounds of as many as there are tensor ranks, which then have one weight file each to write.
+                tensor = self._grid.layout.tensor
+                while (records := self._write_some(folder, list(islice(held, tensor)), failures)) is not None:
+                    back.add(records)
+                if self._grid.is_main:
+                    with failures.attempt():
+                        texts |= write_index(folder, self._plan, self._shape, self._dtype.itemsize)
+                        texts |= write_progress(folder, self._parts, progress)
+                        texts |= write_texts(folder, self._config, self._builder, self._shape.vocab)
                 with failures.attempt():
-                    written |= write_index(folder, self._plan, self._shape, self._dtype.itemsize)
-                    written |= write_progress(folder, self._parts, progress)
-                    written |= write_texts(folder, self._config, self._builder, self._shape.vocab)
+                    tensors = back.settle()
             failures.settle()
-            return written
+            return texts | tensors
 
         folder = commit(self._checkpoints, progress.step, self._grid, write)
         if self._grid.is_main:

@@ -59,7 +59,7 @@ def verify(folder: Path, passed: Callable[[int], object] = lambda size: None) ->
     for name, record in records.items():
         check_files(folder, records, [name])
         passed(record.size)
-    yield Found("checksums", f"SHA-256 of {len(records)} files as in {MANIFEST}")
+    yield Found("checksums", f"XXH3 of {len(records)} files as in {MANIFEST}")
     try:
         yield from _verify_contents(folder, records)
     except DamagedError:
