@@ -62,19 +62,14 @@ def test_a_file_that_is_another(
 def test_a_save_goes_on_while_files_are_read(
     tmp_path: Path, records: dict[str, FileRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And where it fails meanwhile, what is not being read yet is not read any more."""
-    begun, may_end, read = threading.Event(), threading.Event(), []
+    may_end = threading.Event()
 
     def slow(file: Path, record: FileRecord) -> None:
-        read.append(file.name)
-        begun.set()
         assert may_end.wait(60)
         check_back(file, record)
 
     monkeypatch.setattr(read_back, "check_back", slow)
-    with pytest.raises(MemoryError), ReadBack(tmp_path) as back:
-        back.add(records)
-        assert begun.wait(60)
-        threading.Timer(0.1, may_end.set).start()
-        raise MemoryError
-    assert read == ["model.safetensors"]
+    with ReadBack(tmp_path) as back:
+        back.add(records)  # which does not wait
+        may_end.set()
+        assert back.settle() == records
