@@ -26,7 +26,7 @@ _AWAKE_S = 5.0
 """Far longer than a call should hold the GIL."""
 _SAY_S = 1.0
 _END_S = 0.3
-"""Seconds that a process may take to end when it is killed, before one goes on without it."""
+"""Seconds that killed processes may take to end, before one goes on without them."""
 CLAIM_S = 3.0
 """Seconds after which whoever set about ending the job has been hindered."""
 _THREAD = re.compile(r"(?:Current t|T)hread 0x([0-9a-f]+)")
@@ -209,32 +209,36 @@ def _ask(members: Sequence[Member], awake: Collection[int]) -> None:
 
 
 def _wake_launcher(killed: Sequence[psutil.Process]) -> None:
-    """DeepSpeed's looks at its ranks once a second only; SIGTERM has it end at once, with exit code 1.
+    """DeepSpeed's looks at its ranks once a second only; SIGTERM has it end at once. Never raises.
 
     It then waits for whatever its ranks have started, and for a process that has lost its parent until the system's
     first process asks after it, which may take seconds: there is to be none.
     """
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(Exception):
         launcher = psutil.Process(os.getppid())
         if _DEEPSPEED not in launcher.cmdline():
             return
         ours = psutil.Process().children()
         for child in ours:
-            child.kill()
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         psutil.wait_procs(ours, timeout=_END_S)
-        for process in killed:
-            _await_end(process.pid)
+        _await_end([process.pid for process in killed], _END_S)
         launcher.terminate()
 
 
-def _await_end(pid: int) -> None:
-    """Until all its threads have ended: before that a zombie still has children. Linux only, elsewhere not at all."""
-    with contextlib.suppress(AttributeError, OSError):
-        descriptor = os.pidfd_open(pid)
-        try:
-            select.select([descriptor], [], [], _END_S)
-        finally:
-            os.close(descriptor)
+def _await_end(pids: Sequence[int], seconds: float) -> None:
+    """Until all their threads have ended: before that a zombie still has children. Linux only, elsewhere not at all."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        with contextlib.suppress(AttributeError, OSError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                ended = select.poll()  # select() takes no descriptor from 1024 on
+                ended.register(descriptor, select.POLLIN)
+                ended.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            finally:
+                os.close(descriptor)
 
 
 def _say(text: str) -> None:

@@ -38,8 +38,9 @@ def beat(step: int | None = None) -> None:
 
     From a thread beside the training only where it comes to an end while that hangs, as one that writes a checkpoint.
     """
-    if _running:
-        _running.beat(step)
+    running = _running
+    if running:
+        running.beat(step)
 
 
 class Watchdog:
@@ -84,7 +85,8 @@ class Watchdog:
         page = self._board.page
         page.beat = time.monotonic()
         page.limit = self.limit_s if page.step or step else max(self.limit_s, START_S)
-        page.step = step or page.step
+        if step:
+            page.step = step
 
     def _watch(self) -> None:
         try:

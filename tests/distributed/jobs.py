@@ -24,6 +24,8 @@ LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ENTRY)],
     "deepspeed": [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", str(ENTRY)],
 }
+END_CODES = {"agenttune": (1,), "torchrun": (1,), "deepspeed": (1, 247)}
+"""Of a job whose ranks are killed. DeepSpeed's launcher tells of one that it has seen, -9 modulo 256."""
 LIMIT_S = 300
 MARK = "AGENTTUNE_TEST_RUN"
 PLANTED = Path(__file__).with_name("planted")

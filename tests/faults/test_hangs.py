@@ -11,6 +11,7 @@ import pytest
 from trials import LONG, Trials
 
 from tests.distributed.jobs import (
+    END_CODES,
     HELD_GIL,
     LAUNCHERS,
     LIMIT_S,
@@ -36,10 +37,11 @@ def job(tmp_path: Path) -> Iterator[Folder]:
 
 @pytest.mark.skipif(not LONG, reason="the long form of test_watchdog.py: make faults")
 def test_a_rank_that_does_not_go_on(trials: Trials, job: Folder) -> None:
-    held = "every process gone in the limit + 2 s, exit 1, the rank named, the other's stack"
+    held = "every process gone in the limit + 2 s, exit not 0, the rank named, the other's stack"
     for trial in trials("R10 SIGSTOP, a held GIL", held, few=2, of=50):
         random, rank, kind = trial.random, trial.random.randrange(2), ("stop", "gil")[trial.number % 2]
-        command = [*LAUNCHERS[random.choice(list(LAUNCHERS))], "config.yaml", *endless(str(trial.number))]
+        launcher = random.choice(list(LAUNCHERS))
+        command = [*LAUNCHERS[launcher], "config.yaml", *endless(str(trial.number))]
         command.append(f"run.hang_seconds={HANG_S}")
         with trial:
             if kind == "gil":
@@ -55,9 +57,9 @@ def test_a_rank_that_does_not_go_on(trials: Trials, job: Folder) -> None:
             _, alive = psutil.wait_procs(job.processes(), timeout=10)
             trial.seconds = time.time() - since
             said = job.output()
-            assert code == 1, said
+            assert code in END_CODES[launcher], said
             assert not alive, said
-            assert trial.seconds < HANG_S + END_S, f"{command[:3]}: {trial.seconds:.1f} s\n{said}"
+            assert trial.seconds < HANG_S + END_S, f"{launcher}: {trial.seconds:.1f} s\n{said}"
             assert any(
                 "no progress for 3 s" in line and line.endswith(found) for line in said.splitlines()
             ), said

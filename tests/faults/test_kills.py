@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from faults import BATCH, CHANGES, CLOCK, SAVE, Fault, kill
+from faults import BATCH, CHANGES, CLOCK, READ, SAVE, Fault, kill
 from lab import NAMES, STEPS, Ended, Event, Straight, measured, visible
 from trials import LONG, Trials
 
@@ -67,6 +67,10 @@ def boundaries(ended: Ended, rank: int) -> list[int]:
     assert any(call.event == "write" and "training_state/" in call.path for call in calls), (
         "writes are not seen"
     )
+    written = {call.path for call in calls if call.event == "write" and call.path.endswith(".safetensors")}
+    read = {event.path for event in ended.events if event.rank == rank and event.event == READ}
+    assert written, "no tensors are seen"
+    assert written <= read, f"not read back: {written - read}"
 
     def writes(numbered: tuple[int, Event]) -> object:
         number, call = numbered

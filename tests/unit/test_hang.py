@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from trainer.board import Board
 from trainer.hang import Stand, blame, parse, report
 from trainer.watchdog import Watchdog, beat
 
+ROOT = Path(__file__).parents[2]
 COLLECTIVE = ('  File "/x/torch/distributed/c10d.py", line 2 in all_reduce', '  File "/a.py", line 1 in main')
 OWN = ('  File "/trainer/data/prefetch.py", line 9 in __next__', '  File "/a.py", line 1 in main')
 AT_HANDLE = ('  File "/x/layers.py", line 624 in backward', "    handle.wait()")
@@ -107,3 +110,43 @@ def watched(work: Callable[[], object], code: int = 0) -> Board:
         watch.limit_s, watch.code = 0.5, code
         work()
     return watch._board
+
+
+RANK = """
+import subprocess, sys
+import psutil
+from trainer.hang import _wake_launcher
+other = psutil.Process(int(sys.argv[1]))
+subprocess.Popen(["sleep", "9"], stdout=-3, stderr=-3)  # as a tokenising worker, which the launcher would wait for
+other.kill()
+_wake_launcher([other])
+"""
+LAUNCHER = """
+import signal, subprocess, sys, time
+import psutil
+def end(*_):
+    time.sleep(0.1)
+    print([each.name() for each in psutil.Process().children(recursive=True) if each.status() != "zombie"], flush=True)
+    for each in psutil.Process().children(recursive=True):
+        each.kill()
+    sys.exit(5)
+signal.signal(signal.SIGTERM, end)
+child = "import subprocess; subprocess.Popen(['sleep', '9'], stdout=-3, stderr=-3); input()"
+other = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+while not psutil.Process(other.pid).children():
+    time.sleep(0.01)
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(other.pid)])
+rank.wait()
+time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed.launcher.launch", "another"])
+def test_deepspeeds_launcher_is_told_when_nothing_is_left(launcher: str) -> None:
+    """And no other is."""
+    command = [sys.executable, "-c", LAUNCHER, RANK, launcher]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    if launcher == "another":
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    else:
+        assert (ended.returncode, ended.stdout, ended.stderr) == (5, "[]\n", "")

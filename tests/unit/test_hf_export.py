@@ -19,7 +19,7 @@ from configs.schema import Config, DataConfig, ModelConfig
 from configs.shapes import SHAPES, ModelShape
 from tokenization.bundle import write_bundle
 from trainer.checkpoint import hf_export, hf_import
-from trainer.checkpoint.hf_export import write_shards
+from trainer.checkpoint.hf_export import gathered_tensors, write_shards
 from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.postponed import Postponed
@@ -96,6 +96,35 @@ def test_all_ranks_have_a_tensor_before_any_writes(
     weights = {name: torch.zeros(400, 12) for name in table}
     write_shards(tmp_path, dict.fromkeys(plan, weights), table, torch.float32, grid, Postponed())
     assert sorted(gathered) == sorted(name for shard in plan for name in shard.names)
+
+
+def test_what_was_gathered_lasts_until_the_next_but_one_is_asked_for(
+    single_rank: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written meanwhile."""
+    layout, bounds = Layout(2, 1, 1), [0, TINY.layers + 3]
+    shard = shard_plan(TINY, bounds, 4, layout)[0]
+
+    def gather(own: torch.Tensor, slices: list[torch.Tensor], **_: object) -> None:
+        for rank, part in enumerate(slices):
+            part.copy_(own + 1000 * rank)
+
+    monkeypatch.setattr(hf_export.dist, "gather", gather)
+    table = stage_table(TINY, *bounds)
+    weights = {
+        name: torch.full((sum(piece.slice_shape(2)[0] for piece in pieces), *pieces[0].slice_shape(2)[1:]), i)
+        for i, (name, pieces) in enumerate(table.items())
+    }
+    grid = replace(single_rank, layout=layout, tensor_rank=shard.tensor_rank)
+    before: list[tuple[Joined, list[torch.Tensor]]] = []
+    count = 0
+    for tensor in gathered_tensors({shard: weights}, table, torch.float32, grid):
+        for earlier, parts in before[-1:]:
+            assert all(map(torch.equal, earlier.parts, parts))
+        before.append((tensor, [part.clone() for part in tensor.parts]))
+        count += 1
+        assert tensor.shape == TINY.tensors()[shard.names[count - 1]]
+    assert count == len(shard.names)
 
 
 @pytest.mark.parametrize("tensor", [2, 3, 4])

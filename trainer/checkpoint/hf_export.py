@@ -44,7 +44,7 @@ def write_shards(
 ) -> Records:
     """Write shards, one at the most for each of the tensor ranks that hold their parameters: a collective of theirs."""
     own = [shard for shard in shards if shard.tensor_rank == grid.tensor_rank]
-    tensors = _gathered(shards, table, dtype, grid)
+    tensors = gathered_tensors(shards, table, dtype, grid)
     written: Records = {}
     for shard in own:
         shapes = {piece.name: piece.shape for name in shard.parameters for piece in table[name]}
@@ -56,7 +56,7 @@ def write_shards(
     return written
 
 
-def _gathered(
+def gathered_tensors(
     shards: Mapping[Shard, Weights], table: Table, dtype: torch.dtype, grid: Grid
 ) -> Iterator[Joined]:
     """The Hugging Face tensors of the shard that this tensor rank writes, each when it is asked for, and done with when
@@ -65,14 +65,14 @@ def _gathered(
     A collective of the tensor ranks that hold the parameters: each must ask until there are no more. In rounds of a
     tensor of each shard, all of which are gathered before any is given away: so all ranks write at the same time.
     """
-    sent, received = Room(), cycle((Room(), Room()))
+    rooms = Rooms()
     for places in zip_longest(*(_pieces(shard, table, grid) for shard in shards)):
         own: Joined | None = None
         for (shard, weights), place in zip(shards.items(), places, strict=True):
             if place:
                 name, piece, rows = place
                 local, to = weights[name].detach()[rows], shard.tensor_rank
-                own = gather_piece(local, piece, dtype, grid, to, sent, received) or own
+                own = gather_piece(local, piece, dtype, grid, to, rooms) or own
         if own is not None:
             yield own
 
@@ -84,22 +84,25 @@ def _pieces(shard: Shard, table: Table, grid: Grid) -> Iterator[tuple[str, Piece
             yield name, piece, slice(first, first + piece.slice_shape(grid.layout.tensor)[0])
 
 
+class Rooms:
+    """Where slices lie that are gathered: one's own until it is sent, those received until the next but one are."""
+
+    def __init__(self) -> None:
+        self.sent = Room()
+        self.received = cycle((Room(), Room()))
+
+
 def gather_piece(
-    local: torch.Tensor,
-    piece: Piece,
-    dtype: torch.dtype,
-    grid: Grid,
-    to: int,
-    sent: Room,
-    received: Iterator[Room],
+    local: torch.Tensor, piece: Piece, dtype: torch.dtype, grid: Grid, to: int, rooms: Rooms
 ) -> Joined | None:
-    """A Hugging Face tensor from the tensor ranks' slices, on tensor rank `to`; None on the others. Slices are sent in
-    `dtype`, and received in the next of the rooms."""
+    """A Hugging Face tensor from the tensor ranks' slices, sent in `dtype`, on tensor rank `to`; None on the others."""
     tensor = grid.layout.tensor
     if piece.split == "none" or tensor == 1:
         return Joined([local]) if grid.tensor_rank == to else None
-    own = sent.take(local.shape, dtype).copy_(local)
-    slices = list(next(received).take((tensor, *local.shape), dtype)) if grid.tensor_rank == to else None
+    own = rooms.sent.take(local.shape, dtype).copy_(local)
+    slices = (
+        list(next(rooms.received).take((tensor, *local.shape), dtype)) if grid.tensor_rank == to else None
+    )
     dist.gather(own, slices, group=grid.side_tensor_group, group_dst=to)
     if slices is None:
         return None

@@ -93,7 +93,10 @@ def read_manifest(folder: Path) -> Records:
     try:
         values = json.loads(file.read_bytes())
         if values["format"] != _FORMAT:
-            raise DamagedError(f"{file}: format {values['format']!r}, this version reads {_FORMAT}")
+            raise DamagedError(
+                f"{file}: format {values['format']!r}, this version of agenttune reads {_FORMAT}; go on with "
+                "the one that wrote it"
+            )
         if values.pop("xxh3") != _digest(values):
             raise DamagedError(f"{file}: is not what was written")
         return {name: FileRecord(int(v["size"]), str(v["xxh3"])) for name, v in values["files"].items()}

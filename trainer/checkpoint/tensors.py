@@ -1,4 +1,4 @@
-"""Tensors and texts into files that are on the disk, and say what they hold, when the call returns."""
+"""Tensors and texts into files that are on the disk when the call returns, which says what they hold."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from itertools import cycle
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
@@ -16,6 +19,7 @@ from pathlib import Path
 import torch
 import xxhash
 
+from trainer.checkpoint.beside import Beside
 from trainer.checkpoint.manifest import FileRecord, flush, read_record
 from trainer.checkpoint.read_back import check_back
 from trainer.watchdog import beat
@@ -24,7 +28,7 @@ Entry = tuple[torch.dtype, Sequence[int]]
 """A tensor's dtype and shape."""
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _PIECE = 1 << 24
-"""Bytes written, or read back, at a time."""
+"""Bytes written at a time."""
 _ALIGNMENT = 8
 
 
@@ -38,11 +42,16 @@ class Joined:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = tuple(self.parts[0].shape)
-        if len(self.parts) == 1:
-            return first
+        """Raises ValueError where the parts do not fit each other."""
+        first, *others = (tuple(part.shape) for part in self.parts)
         along = 1 if self.beside else 0
-        return (*first[:along], sum(part.shape[along] for part in self.parts), *first[along + 1 :])
+        for other in others:
+            if other[:along] + other[along + 1 :] != first[:along] + first[along + 1 :]:
+                raise ValueError(f"parts of {first} and {other} do not make one tensor")
+        if not others:
+            return first
+        length = first[along] + sum(other[along] for other in others)
+        return (*first[:along], length, *first[along + 1 :])
 
 
 class Room:
@@ -60,12 +69,10 @@ class Room:
         if size > len(self._memory):
             try:
                 memory = mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS)
-            except (
-                OSError
-            ) as error:  # which would be taken for a disk's, and others wait in a gather meanwhile
-                raise MemoryError(
-                    f"no memory for a tensor of {tuple(shape)} {dtype}: {error.strerror}"
-                ) from error
+            except OSError as error:
+                # Which would be taken for a disk's, while others wait in a gather.
+                said = f"no memory for a tensor of {tuple(shape)} {dtype}: {error.strerror}"
+                raise MemoryError(said) from error
             self._memory = torch.frombuffer(memory, dtype=torch.uint8)
         return self._memory[:size].view(dtype).view(shape)
 
@@ -104,30 +111,34 @@ def write_stream(file: Path, entries: Mapping[str, Entry], tensors: Iterable[Joi
             if tensor.shape != tuple(shape):
                 raise ValueError(f"{name}: {tensor.shape}, not {tuple(shape)}")
             for parts in [tensor.parts] if tensor.beside else [[part] for part in tensor.parts]:
-                yield from _pieces([part for part in parts if part.numel()], dtype, rooms)
+                held = [part.detach() for part in parts if part.numel()]
+                # One without numbers counts too: what comes after it is asked for when it is written.
+                yield from _in_pieces(held, dtype, rooms) if held else (memoryview(b""),)
 
     return write_pieces(file, pieces(), total)
 
 
-def _pieces(parts: Sequence[torch.Tensor], dtype: torch.dtype, rooms: Iterator[Room]) -> Iterator[memoryview]:
+def _in_pieces(
+    parts: Sequence[torch.Tensor], dtype: torch.dtype, rooms: Iterator[Room]
+) -> Iterator[memoryview]:
     """What stands beside each other, row by row, in `dtype`. A room is taken for each piece that has to be made."""
     if len(parts) == 1 and parts[0].dtype is dtype and parts[0].is_contiguous():
         whole = _bytes(parts[0])
         yield from (whole[start : start + _PIECE] for start in range(0, len(whole), _PIECE))
         return
     held = [part.reshape(len(part) if part.dim() else 1, -1) for part in parts]
-    width = sum(part.shape[1] for part in held)
-    some = max(1, _PIECE // (width * dtype.itemsize)) if held else 1
-    for start in range(0, len(held[0]) if held else 0, some):
+    widths = [part.shape[1] for part in held]
+    some = max(1, _PIECE // (sum(widths) * dtype.itemsize))
+    for start in range(0, len(held[0]), some):
         rows = [part[start : start + some] for part in held]
-        piece = next(rooms).take((len(rows[0]), width), dtype)
-        for part, own in zip(rows, piece.split([part.shape[1] for part in rows], dim=1), strict=True):
+        piece = next(rooms).take((len(rows[0]), sum(widths)), dtype)
+        for part, own in zip(rows, piece.split(widths, dim=1), strict=True):
             own.copy_(part)
         yield _bytes(piece)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.detach().view(-1).view(torch.uint8).numpy().data
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def write_text(file: Path, text: str) -> FileRecord:
@@ -141,11 +152,12 @@ def write_text(file: Path, text: str) -> FileRecord:
 def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRecord:
     """Write `total` bytes and bring them to the disk. A piece is done with when the next but one is asked for.
 
-    Raises OSError, with the file and how far it came, where the disk takes no more.
+    Raises OSError, with the file and how far it came, where the disk takes no more, and ValueError where there are more
+    pieces or fewer.
     """
     digest, written = xxhash.xxh3_128(), 0
 
-    def put(piece: memoryview) -> None:
+    def put(out: FileIO, piece: memoryview) -> None:
         nonlocal written
         while piece:
             count = out.write(piece)
@@ -153,14 +165,14 @@ def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRe
             piece, written = piece[count:], written + count
 
     try:
-        # A piece is written while the next is put together and hashed.
-        with open(file, "wb", buffering=0) as out, ThreadPoolExecutor(1) as beside:
+        with _opened(file) as (out, beside):
+            # A piece is written while the next is put together and hashed.
             under_way: Future[None] | None = None
             for piece in pieces:
                 digest.update(piece)
                 if under_way:
                     under_way.result()
-                under_way = beside.submit(put, piece)
+                under_way = beside.submit(partial(put, out, piece))
                 beat()
             if under_way:
                 under_way.result()
@@ -168,7 +180,28 @@ def write_pieces(file: Path, pieces: Iterator[memoryview], total: int) -> FileRe
     except OSError as error:
         said = f"{file}: {written:,} of {total:,} bytes were written, then: {error.strerror}"
         raise OSError(error.errno, said) from error
+    if written != total:
+        raise ValueError(f"{file}: {written:,} bytes were given, not {total:,}")
     return FileRecord(total, digest.hexdigest())
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[FileIO, Beside]]:
+    """A new file, and the thread that writes and closes it: where something else fails, nobody waits for a write that
+    may hang."""
+    out, beside = open(file, "wb", buffering=0), Beside()  # noqa: SIM115
+    at_rest = False
+    try:
+        yield out, beside
+        at_rest = True
+    except OSError:
+        at_rest = True
+        raise
+    finally:
+        closed = beside.submit(out.close)
+        beside.close()
+        if at_rest:
+            closed.result()
 
 
 def _begin_flush(descriptor: int, start: int, count: int) -> None:
