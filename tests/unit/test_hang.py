@@ -122,13 +122,10 @@ other.kill()
 _wake_launcher([other])
 """
 LAUNCHER = """
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 import psutil
 def end(*_):
-    time.sleep(0.1)
-    print([each.name() for each in psutil.Process().children(recursive=True) if each.status() != "zombie"], flush=True)
-    for each in psutil.Process().children(recursive=True):
-        each.kill()
+    print([each.name() for each in psutil.Process().children(recursive=True) if each.ppid() != os.getpid()], flush=True)
     sys.exit(5)
 signal.signal(signal.SIGTERM, end)
 child = "import subprocess; subprocess.Popen(['sleep', '9'], stdout=-3, stderr=-3); input()"
