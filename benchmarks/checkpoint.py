@@ -10,7 +10,8 @@ parameters in the temporary folder (2.7 GB; 8 GB of disk and 10 GB of memory are
 - write: the weight files of at most 500 MB from float32 weights, cast, flushed, hashed and read back as in a
   checkpoint, against the same bytes written and flushed (`raw`), those also read back from the disk and hashed
   (`raw_read_back`), and `save_pretrained` of transformers from bfloat16 weights, which neither flushes nor looks at
-  what it wrote. Memory is the growth of the peak of what is resident, over the weights themselves.
+  what it wrote; in an order that chance gives each round. Memory is the growth of the peak of what is resident, over
+  the weights themselves.
 - tensor: the same from two processes that hold a half of each tensor.
 - train: a model of 0.2 billion is trained in one process: a step with and without a checkpoint written beside it, and
   how long the loop is held up by a checkpoint in the background and by one that is written at once.

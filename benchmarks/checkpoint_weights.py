@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -192,7 +193,8 @@ def write(folder: Path, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     peak = dict.fromkeys(ways, 0)
     for number in range(rounds):
-        order = ways[number % len(ways) :] + ways[: number % len(ways)]
+        # Not in turn: what one way leaves in the system's memory is of use, or of harm, to the next.
+        order = Random(number).sample(ways, len(ways))
         for name in order:
             if grid.is_main:
                 shutil.rmtree(writers.out, ignore_errors=True)
