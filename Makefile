@@ -24,7 +24,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	$(BIN)/agenttune train configs/demo.yaml
 	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
-test: $(STAMP) ## set up and run all tests (20 minutes on 2 cores)
+test: $(STAMP) ## set up and run all tests (17 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest tests/distributed tests/faults
 

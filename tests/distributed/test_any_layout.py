@@ -120,7 +120,7 @@ def test_pairs(pair: tuple[Size, Size], ranks: RankPool, straight: Straight, tmp
     go_on(ranks, straight, pair[1], saved, tmp_path / "other")
 
 
-@pytest.mark.parametrize("size", CHAIN[1:] if PAIRS else [Size(1, 1, 2)], ids=str)
+@pytest.mark.parametrize("size", CHAIN[1:] if PAIRS else [Size(1, 1, 2), Size(4, 1, 1)], ids=str)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
