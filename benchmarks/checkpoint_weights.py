@@ -157,7 +157,7 @@ class Writers:
             self.ways["transformers"] = lambda: model.save_pretrained(self.out, max_shard_size=MOST_BYTES)
 
     def ours(self) -> None:
-        failures = Postponed()
+        failures = Postponed(self.out / "given-up")
         tensor = self._grid.layout.tensor
         with ReadBack(self.out) as back:
             for first in range(0, len(self.plan), tensor):

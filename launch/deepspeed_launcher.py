@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import FrameType, ModuleType, SimpleNamespace
+from typing import Any
+
+import psutil
 
 _PARTS = ("logging", "numa")
 """Of `deepspeed.utils`: where what the launcher imports from there is defined."""
@@ -24,16 +29,35 @@ def main() -> None:
     except (ImportError, AttributeError):  # other versions may have moved things
         for name in [name for name in sys.modules if name.partition(".")[0] == "deepspeed"]:
             del sys.modules[name]
-        launch = import_module("deepspeed.launcher.launch").main
+        launch = import_module("deepspeed.launcher.launch")
     told = sys.stdin.read()
     if not told:
         sys.exit(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())  # the ranks' too
     sys.argv[1:] = json.loads(told)
-    launch()
+    _leave_saving_to_ranks(launch)
+    launch.main()
 
 
-def _import_alone() -> Callable[[], None]:
+def _leave_saving_to_ranks(launch: ModuleType) -> None:
+    """Where every process of a job is signalled, as by Slurm or systemd, the ranks have heard it and save.
+
+    DeepSpeed's launcher would end them 30 seconds after SIGTERM, and die of SIGUSR1, and they with it.
+    """
+
+    def answer(number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
+        def unless_ranks_run(number: int, frame: FrameType | None) -> None:
+            if all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children()):
+                handler(number, frame)
+
+        signal.signal(number, unless_ranks_run)
+
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # not SIG_IGN, which the ranks would inherit
+    # What it takes for the module: it listens to signals by `signal.signal(signal.SIGTERM, handler)`.
+    vars(launch)["signal"] = SimpleNamespace(**vars(signal) | {"signal": answer})
+
+
+def _import_alone() -> ModuleType:
     """The launcher without the rest of DeepSpeed, which takes a second: its packages' first modules are not run."""
     for name in ("deepspeed", "deepspeed.utils"):
         spec = find_spec(name)
@@ -45,7 +69,7 @@ def _import_alone() -> Callable[[], None]:
         vars(sys.modules["deepspeed.utils"]).update(
             {n: defined[n] for n in defined if not n.startswith("__")}
         )
-    return import_module("deepspeed.launcher.launch").main
+    return import_module("deepspeed.launcher.launch")
 
 
 if __name__ == "__main__":

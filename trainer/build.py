@@ -20,7 +20,7 @@ from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
 from trainer.checkpoint.resume import agree_on_checkpoint, check_weights
-from trainer.checkpoint.store import put_aside
+from trainer.checkpoint.store import put_aside, take_up
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -116,7 +116,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
         read_training_state(folder, engine, table, grid, progress.step - guard.skipped)
         restore_random_states(progress.random, grid.rank)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
-    tracker = _tracker(config, progress, steps) if grid.is_main else None
+    tracker = _tracker(config, folder, progress, steps) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     if tracker and progress and progress.step < steps:
         other = (
@@ -182,15 +182,17 @@ def _claim_output(config: Config, grid: Grid) -> None:
         raise ConfigError(said)
 
 
-def _tracker(config: Config, progress: Progress | None, steps: int) -> Tracker:
+def _tracker(config: Config, resumed: Path | None, progress: Progress | None, steps: int) -> Tracker:
     folder = Path(config.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if config.checkpoint.resume == "never" and (left := put_aside(folder)):
         names = ", ".join(path.name for path in left)
         print(f"checkpoint.resume=never: of the run before {folder} keeps {names}", file=sys.stderr)
+    # Before the log is cut: it must not end before the step that a start after a kill goes on from.
+    same_run = resumed is not None and take_up(config, resumed)
     save_config(config, folder / "config.yaml")
     done = progress.step if progress else 0
     if said := nothing_to_do(done, steps):
         print(said, file=sys.stderr)
-    wandb_id = progress.wandb_id if progress else None
+    wandb_id = progress.wandb_id if progress and same_run else None
     return Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)

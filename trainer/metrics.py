@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ class Tracker:
         _keep_lines(self._file, done)
         self._stream = self._file.open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, config, settings, wandb_id)
+        self.wandb_id: str | None = wandb_id if self._wandb is None else self._wandb.id
+        """Kept where wandb does not start this time, so that a later start goes on with it."""
         self._bar = _Bar(
             total=steps,
             initial=done,
@@ -113,10 +116,6 @@ class Tracker:
             mininterval=0.2 if sys.stderr.isatty() else 10.0,
             bar_format="{desc} {n_fmt}/{total_fmt} {bar:20} {elapsed}<{remaining}{postfix}",
         )
-
-    @property
-    def wandb_id(self) -> str | None:
-        return self._wandb.id if self._wandb is not None else None
 
     def record(self, report: StepReport, fault: str = "") -> None:
         """Log a step; `fault` is why it was left out."""
@@ -171,10 +170,10 @@ def _finite(value: Any) -> Any:
 
 
 def _keep_lines(file: Path, done: int) -> None:
-    if not file.is_file():
-        return
-    kept = [line for line in _lines(file) if json.loads(line)["step"] <= done]
-    file.write_bytes(b"".join(line + b"\n" for line in kept))
+    """Cut off what comes after a step. Nothing is written anew, so that no kill leaves less than was there."""
+    if file.is_file():
+        kept = takewhile(lambda line: json.loads(line)["step"] <= done, _lines(file))
+        os.truncate(file, sum(len(line) + 1 for line in kept))
 
 
 def _lines(file: Path) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -105,14 +106,20 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path)
     assert (len(runs), len(set(runs))) == (2, 1)  # two starts, one run of wandb's
 
 
-def test_signal_to_the_whole_group_saves(folder: Folder) -> None:
-    """Batch systems and `timeout` signal every process of a job, the launcher too."""
-    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless("group"))
-    folder.wait_for_steps("group", 2, process)
-    os.killpg(process.pid, signal.SIGUSR1)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_signal_to_every_process_saves(number: signal.Signals, folder: Folder) -> None:
+    """Batch systems and `timeout` signal a job's whole group, Slurm and systemd all of its processes."""
+    run = f"every-{number.name}"
+    process = folder.start(*AGENTTUNE, "train", "config.yaml", *endless(run))
+    folder.wait_for_steps(run, 2, process)
+    if number is signal.SIGUSR1:
+        os.killpg(process.pid, number)
+    for each in folder.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
     assert process.wait(LIMIT_S) == 75, folder.output()
-    latest = folder.path / "group" / "checkpoints" / "latest"
-    assert latest.read_text().strip() == f"step-{len(folder.metrics('group')):08d}"
+    latest = folder.path / run / "checkpoints" / "latest"
+    assert latest.read_text().strip() == f"step-{len(folder.metrics(run)):08d}"
 
 
 def test_interrupted_once_it_saves_and_twice_it_ends(folder: Folder) -> None:

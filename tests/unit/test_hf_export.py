@@ -22,7 +22,7 @@ from trainer.checkpoint import hf_export, hf_import
 from trainer.checkpoint.hf_export import gathered_tensors, write_shards
 from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
 from trainer.checkpoint.manifest import FileRecord
-from trainer.checkpoint.postponed import Postponed
+from trainer.checkpoint.postponed import GivenUpError, Postponed
 from trainer.checkpoint.shards import shard_plan
 from trainer.checkpoint.tensors import Entry, Joined
 from trainer.data.open import open_builder
@@ -55,7 +55,7 @@ def test_one_rank_there_and_back(dtype: torch.dtype, tied: bool, single_rank: Gr
     assert torch.equal(both, torch.cat([gate, up]))  # SwiGLU takes its gate from the first half
     (shard,) = shard_plan(shape, bounds, dtype.itemsize, Layout(1, 1, 1))
     masters = {name: parameter.detach().float() for name, parameter in parameters.items()}
-    failures = Postponed()
+    failures = Postponed(tmp_path / "mark")
     written = write_shards(tmp_path / "out", {shard: masters}, table, dtype, single_rank, failures)
     failures.settle()
     assert written.keys() == {"model.safetensors"}
@@ -94,8 +94,32 @@ def test_all_ranks_have_a_tensor_before_any_writes(
     grid = replace(single_rank, layout=layout, tensor_rank=rank)
     table = stage_table(TINY, *bounds)
     weights = {name: torch.zeros(400, 12) for name in table}
-    write_shards(tmp_path, dict.fromkeys(plan, weights), table, torch.float32, grid, Postponed())
+    write_shards(
+        tmp_path, dict.fromkeys(plan, weights), table, torch.float32, grid, Postponed(tmp_path / "mark")
+    )
     assert sorted(gathered) == sorted(name for shard in plan for name in shard.names)
+
+
+def test_where_one_has_failed_nobody_writes_on(single_rank: Grid, tmp_path: Path) -> None:
+    """Of a large model that would be minutes for nothing. All still gather what the others wait for."""
+    bounds = [0, TINY.layers + 3]
+    table = stage_table(TINY, *bounds)
+    plan = shard_plan(TINY, bounds, 4, single_rank.layout, 1200, 0)
+    weights = {
+        name: torch.zeros(sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
+        for name, pieces in table.items()
+    }
+    (tmp_path / plan[0].file).mkdir()  # where a file cannot be written
+    ranks = [Postponed(tmp_path / "mark"), Postponed(tmp_path / "mark")]
+    for failures, shards in zip(ranks, (plan[:2], plan[2:4]), strict=True):
+        for shard in shards:
+            written = write_shards(tmp_path, {shard: weights}, table, torch.float32, single_rank, failures)
+            assert written == {}
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["mark"]
+    with pytest.raises(IsADirectoryError):
+        ranks[0].settle()
+    with pytest.raises(GivenUpError):
+        ranks[1].settle()
 
 
 def test_what_was_gathered_lasts_until_the_next_but_one_is_asked_for(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from configs.schema import Config, RunConfig
+from configs.schema import CheckpointConfig, Config, RunConfig
+from trainer.checkpoint import store, tensors
 from trainer.checkpoint.manifest import FileRecord, Records, check_files, read_manifest
 from trainer.checkpoint.store import (
+    CheckpointError,
     commit,
     committed,
     name_latest,
@@ -23,6 +25,7 @@ from trainer.checkpoint.store import (
     put_aside,
     resume_folder,
     step_folder,
+    take_up,
 )
 from trainer.checkpoint.tensors import write_text
 from trainer.parallel.grid import Grid
@@ -79,6 +82,24 @@ def test_a_failure_leaves_the_last_checkpoint_in_force(single_rank: Grid, tmp_pa
     assert not step_folder(tmp_path, 2).exists()
     commit(tmp_path, 2, single_rank, writer("whole"))  # what the failure left is no hindrance
     assert (step_folder(tmp_path, 2) / "weights").read_text() == "whole"
+
+
+@pytest.mark.parametrize("elsewhere", [[False], [True, False], [True, True]])
+def test_the_rank_is_named_whose_disk_failed(
+    elsewhere: list[bool], single_rank: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that wrote no further because of it."""
+
+    def answered(told: dict[str, object], grid: Grid) -> list[dict[str, object]]:
+        if not told.get("files"):
+            return [told]
+        return [{"error": f"error of {rank}", "elsewhere": value} for rank, value in enumerate(elsewhere)]
+
+    monkeypatch.setattr("trainer.parallel.exchange.exchange", answered)
+    named = elsewhere.index(False) if False in elsewhere else 0
+    with pytest.raises(CheckpointError, match=rf"rank {named}(, and 1 more)? could .*: error of {named}$"):
+        commit(tmp_path, 2, single_rank, writer("new"))
+    assert names(tmp_path) == []
 
 
 def test_the_same_step_again_replaces_it(single_rank: Grid, tmp_path: Path) -> None:
@@ -222,9 +243,90 @@ def test_the_course_that_was_left_is_put_aside(step: int, single_rank: Grid, tmp
     assert newest(tmp_path) == step_folder(tmp_path, step)
     assert (step_folder(tmp_path, step) / "weights").read_text() == "new"
     assert (tmp_path / "step-00000003-left/weights").read_text() == "old"
-    assert [folder.name for folder in committed(tmp_path)][1:] == [
-        f"step-0000000{n}" for n in range(step - 1, 0, -1)
-    ]
+    assert (tmp_path / "step-00000002-left/weights").read_text() == "old"
+    assert committed(tmp_path)[1:] == [step_folder(tmp_path, 1)]
+
+
+def test_a_damaged_one_that_was_passed_over_takes_no_place(single_rank: Grid, tmp_path: Path) -> None:
+    """Its step need not come again; `keep` would count it, and delete the sound one before it."""
+    config, checkpoints = Config(run=RunConfig(str(tmp_path))), tmp_path / "checkpoints"
+    for step in (100, 150):
+        commit(checkpoints, step, single_rank, writer("sound"))
+    (step_folder(checkpoints, 150) / "weights").write_text("spoilt")
+    found = resume_folder(config)
+    assert found == step_folder(checkpoints, 100)
+    assert found
+    assert take_up(config, found)
+    assert resume_folder(config) == found, "a start that is killed before it saves changes nothing"
+    commit(checkpoints, 200, single_rank, writer("new"))
+    prune(checkpoints, 2)
+    assert names(checkpoints) == ["latest", "step-00000100", "step-00000150-left", "step-00000200"]
+
+
+@pytest.mark.parametrize(
+    ("resume", "from_step", "same"),
+    [("auto", 2, True), ("own", 2, True), ("own", 1, False), ("other", 1, False)],
+)
+def test_whose_course_goes_on(
+    resume: str, from_step: int, same: bool, single_rank: Grid, tmp_path: Path
+) -> None:
+    """One gone back on is another, and so is one that begins with another run's: each is a wandb run of its own."""
+    for run in ("own", "other"):
+        for step in (1, 2):
+            commit(tmp_path / run / "checkpoints", step, single_rank, writer(run))
+    folder = step_folder(tmp_path / ("other" if resume == "other" else "own") / "checkpoints", from_step)
+    named = "auto" if resume == "auto" else str(folder)
+    config = Config(run=RunConfig(str(tmp_path / "own")), checkpoint=CheckpointConfig(resume=named))
+    assert take_up(config, folder) is same
+    in_force = 2 if resume == "other" else from_step
+    assert newest(tmp_path / "own/checkpoints") == step_folder(tmp_path / "own/checkpoints", in_force)
+
+
+def test_what_was_put_aside_is_not_gone_back_to_under_that_name(single_rank: Grid, tmp_path: Path) -> None:
+    folder = commit(tmp_path / "checkpoints", 1, single_rank, writer("x"))
+    left = folder.rename(folder.with_name(f"{folder.name}-left"))
+    config = Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=str(left)))
+    with pytest.raises(ConfigError, match="give it its name again"):
+        resume_folder(config)
+    assert resume_folder(replace(config, run=RunConfig(str(tmp_path / "new")))) == left
+
+
+@pytest.mark.parametrize("call", ["write", "rename", "flush"])
+def test_a_disk_that_fails_at_the_last_moment(
+    call: str, single_rank: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full when `latest` is to be written, or failing when it is put in place: nothing is seen of the new one."""
+    commit(tmp_path, 1, single_rank, writer("old"))
+    pieces, rename, flushed = tensors.write_pieces, Path.rename, store.flush
+
+    def failing_pieces(file: Path, held: Iterator[memoryview], total: int) -> FileRecord:
+        if file.name == ".latest.partial":
+            raise OSError(28, f"{file}: 0 of {total} bytes were written, then: No space left on device")
+        return pieces(file, held, total)
+
+    def failing_rename(path: Path, target: Path) -> Path:
+        if path.name == ".latest.partial":
+            raise OSError(5, "Input/output error", str(path))
+        return rename(path, target)
+
+    def failing_flush(path: Path) -> None:
+        if step_folder(tmp_path, 2).exists():
+            raise OSError(5, "Input/output error", str(path))
+        flushed(path)
+
+    with monkeypatch.context() as patch:
+        if call == "write":
+            patch.setattr(tensors, "write_pieces", failing_pieces)
+        elif call == "rename":
+            patch.setattr(Path, "rename", failing_rename)
+        else:
+            patch.setattr(store, "flush", failing_flush)
+        with pytest.raises(CheckpointError, match=str(tmp_path)):
+            commit(tmp_path, 2, single_rank, writer("new"))
+    assert committed(tmp_path) == [step_folder(tmp_path, 1)]
+    assert not list(tmp_path.glob("*step-00000002*"))
+    commit(tmp_path, 2, single_rank, writer("new"))
+    assert names(tmp_path) == ["latest", "step-00000001", "step-00000002"]
 
 
 @pytest.mark.parametrize("moment", range(16))

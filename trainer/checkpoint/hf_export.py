@@ -50,6 +50,7 @@ def write_shards(
         shapes = {piece.name: piece.shape for name in shard.parameters for piece in table[name]}
         entries = {name: (dtype, size) for name, size in shapes.items()}
         with failures.attempt():
+            failures.look()
             written[shard.file] = write_stream(folder / shard.file, entries, tensors)
     for _ in tensors:  # those that the others write, and this rank's own where its file came to nothing
         pass

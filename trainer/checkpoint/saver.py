@@ -31,6 +31,9 @@ from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid
 from trainer.random_states import random_states
 
+GIVEN_UP = ".given-up"
+"""In the folder of a checkpoint that a rank could not write its part of."""
+
 
 class Saver:
     """Writes and commits the checkpoints of a run, one after the other.
@@ -99,7 +102,7 @@ class Saver:
 
     def _write(self, progress: Progress, held: Iterator[Snapshot]) -> None:
         def write(folder: Path) -> Records:
-            failures = Postponed()
+            failures = Postponed(folder / GIVEN_UP)
             texts: Records = {}
             tensors: Records = {}
             with ReadBack(folder) as back:
@@ -138,6 +141,7 @@ class Saver:
             with failures.attempt():
                 check_replicas(snapshot, self._table, self._grid)
             with failures.attempt():
+                failures.look()
                 written |= write_parts(folder, snapshot, self._table, self._grid)
         return written
 

@@ -22,9 +22,9 @@ from trainer.checkpoint.manifest import (
     check_sizes,
     flush,
     manifest_text,
-    naming,
     read_manifest,
 )
+from trainer.checkpoint.postponed import GivenUpError
 from trainer.data.notices import tell_once
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
             told["files"] = {name: asdict(record) for name, record in task().items()}
         except (OSError, ValueError) as error:  # anything else ends this rank, and with it the others
             failure = error
-            told["error"] = str(error)
+            told |= {"error": str(error), "elsewhere": isinstance(error, GivenUpError)}
         answers = exchange(told, grid)
-        guilty = [(rank, answer["error"]) for rank, answer in enumerate(answers) if "error" in answer]
+        failed = {rank: answer for rank, answer in enumerate(answers) if "error" in answer}
+        guilty = [rank for rank in failed if not failed[rank]["elsewhere"]] or list(failed)
         if guilty and grid.is_main:
             shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
         if guilty:
@@ -81,8 +82,8 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
                 dist.barrier(group=grid.side_group)
             others = f", and {len(guilty) - 1} more" if len(guilty) > 1 else ""
             raise CheckpointError(
-                f"checkpoint of step {step} was given up, rank {guilty[0][0]}{others} could not write its part: "
-                f"{guilty[0][1]}"
+                f"checkpoint of step {step} was given up, rank {guilty[0]}{others} could not write its part: "
+                f"{failed[guilty[0]]['error']}"
             ) from failure
         return {name: FileRecord(**file) for answer in answers for name, file in answer["files"].items()}
 
@@ -111,20 +112,28 @@ def commit(checkpoints: Path, step: int, grid: Grid, write: Callable[[Path], Rec
 def _replace(final: Path, aside: Path) -> None:
     """Give the folder aside its name and have `latest` name it. Killed at any moment it leaves a sound one in force.
 
-    A run that has gone back may meet folders of its own step and of later ones, which are of the course that it has
-    left: no later fallback must take them for its own.
+    A run that has gone back, or found its newest damaged, meets folders that are newer than what it goes on from: no
+    later fallback must take them for its own, nor count them among those that it keeps.
     """
     checkpoints = final.parent
-    older = [folder for folder in _folders(checkpoints) if folder.name < final.name]
-    left = [folder for folder in _folders(checkpoints) if folder.name >= final.name]
-    if left and older:
-        name_latest(checkpoints, older[0].name)
-    elif left:
-        (checkpoints / LATEST).unlink(missing_ok=True)
+    in_force = [folder for folder in committed(checkpoints) if folder.name < final.name]
+    left = [folder for folder in _folders(checkpoints) if folder not in in_force]
+    if any(folder.name == _named(checkpoints) for folder in left):
+        if in_force:
+            name_latest(checkpoints, in_force[0].name)
+        else:
+            (checkpoints / LATEST).unlink()
     for folder in left:
         _put_aside(folder)
+    pointer = _write_pointer(checkpoints, final.name)  # while a full disk still costs nothing
     aside.rename(final)
-    name_latest(checkpoints, final.name)
+    try:
+        flush(checkpoints)  # the folder's own name comes to the disk before what points to it
+        pointer.rename(checkpoints / LATEST)
+    except OSError:
+        final.rename(aside)
+        raise
+    flush(checkpoints)
 
 
 def _folders(checkpoints: Path) -> list[Path]:
@@ -147,13 +156,23 @@ def _unused(path: Path) -> Path:
 
 def name_latest(checkpoints: Path, name: str) -> None:
     """Point `latest` at a committed folder; a reader sees the old name or the new one, nothing between."""
-    flush(checkpoints)  # the folder's own name comes to the disk before what points to it
-    aside = checkpoints / f".{LATEST}.partial"
-    with naming(aside):
-        aside.write_text(name + "\n", encoding="utf-8")
-    flush(aside)
-    aside.rename(checkpoints / LATEST)
     flush(checkpoints)
+    _write_pointer(checkpoints, name).rename(checkpoints / LATEST)
+    flush(checkpoints)
+
+
+def _write_pointer(checkpoints: Path, name: str) -> Path:
+    from trainer.checkpoint.tensors import write_text
+
+    aside = checkpoints / f".{LATEST}.partial"
+    write_text(aside, name + "\n")
+    return aside
+
+
+def _named(checkpoints: Path) -> str:
+    """What `latest` says, empty where there is none. A power cut can leave a file of NULs."""
+    pointer = checkpoints / LATEST
+    return pointer.read_bytes().decode(errors="replace").strip("\0 \n") if pointer.is_file() else ""
 
 
 def committed(checkpoints: Path) -> list[Path]:
@@ -163,15 +182,13 @@ def committed(checkpoints: Path) -> list[Path]:
     a `latest` naming what is not there raises ConfigError: a run never starts over silently.
     """
     folders = _folders(checkpoints)
-    pointer = checkpoints / LATEST
-    # A power cut can leave a file of NULs.
-    name = pointer.read_bytes().decode(errors="replace").strip("\0 \n") if pointer.is_file() else ""
+    name = _named(checkpoints)
     if not name:
         return folders
     if checkpoints / name not in folders:
         raise ConfigError(
-            f"{pointer} names {name!r}, which is not there: write the name of a folder beside it into it, or set "
-            "checkpoint.resume=never to start over"
+            f"{checkpoints / LATEST} names {name!r}, which is not there: write the name of a folder beside it into it, "
+            "or set checkpoint.resume=never to start over"
         )
     return folders[folders.index(checkpoints / name) :]
 
@@ -192,7 +209,14 @@ def resume_folders(config: Config) -> list[Path]:
     folder = Path(resume)
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    own = committed(checkpoints) if goes_on(config) else []
+    if not goes_on(config):
+        if not _NAME.fullmatch(folder.resolve().name):
+            raise ConfigError(
+                f"checkpoint.resume={resume}: was put aside; to go back to it give it its name again, as in "
+                "step-00000100, or begin another run there: with another run.output_dir"
+            )
+        return [folder]
+    own = committed(checkpoints)
     if own:
         tell_once(
             f"checkpoint.resume={resume} is where this run began: it goes on from its own {own[0].name} "
@@ -205,6 +229,22 @@ def goes_on(config: Config) -> bool:
     """Whether the same command, started again, goes on from this run's newest checkpoint."""
     resume, checkpoints = config.checkpoint.resume, Path(config.run.output_dir) / "checkpoints"
     return resume == "auto" or (resume != "never" and Path(resume).resolve().parent != checkpoints.resolve())
+
+
+def take_up(config: Config, folder: Path) -> bool:
+    """Have `latest` name the checkpoint that a run goes on from, where it is one of its own: what is newer, of a course
+    that it leaves or damaged, is put aside with the next that is saved, and a start before that finds the same one.
+
+    Returns whether the run's own course goes on: not one gone back on, nor one begun from another run's checkpoint.
+    """
+    checkpoints = Path(config.run.output_dir) / "checkpoints"
+    if folder.resolve().parent != checkpoints.resolve():
+        return False
+    name = folder.resolve().name
+    before = _named(checkpoints) or _folders(checkpoints)[0].name
+    if before != name:
+        name_latest(checkpoints, name)
+    return goes_on(config) or before == name
 
 
 def resume_folder(config: Config) -> Path | None:

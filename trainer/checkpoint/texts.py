@@ -21,10 +21,13 @@ def write_texts(folder: Path, config: Config, builder: SampleBuilder, vocab: int
     model = Path(config.model.path)
     try:
         write_bundle(model, folder, builder.template, builder.encoder, vocab=vocab, dtype=config.model.dtype)
-    except OSError:
-        raise
+        save_config(config, folder / FOLDER / "config.yaml")
+        return {file.relative_to(folder).as_posix(): record_of(file) for file in _texts(folder)}
     except Exception as error:  # of a full disk the tokenizers library makes a plain Exception
-        raise OSError(f"{folder}: config, tokenizer or template could not be written: {error}") from error
-    save_config(config, folder / FOLDER / "config.yaml")
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".safetensors")
-    return {file.relative_to(folder).as_posix(): record_of(file) for file in files}
+        written = sum(file.stat().st_size for file in _texts(folder))
+        said = f"{written:,} bytes of config, tokenizer and template were written, then: {error}"
+        raise OSError(f"{folder}: {said}") from error
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".safetensors")

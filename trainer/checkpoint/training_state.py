@@ -41,15 +41,15 @@ def snapshots(engine: Engine, plan: Sequence[Shard], grid: Grid) -> Iterator[Sna
     """This rank's shards one after another, read as they are asked for; a collective of the data group."""
     parameters = engine.parameters()
     for shards in own_shards(plan, grid.stage, grid.layout.data):
-        own: Snapshot | None = None
+        own: list[Snapshot] = []
         for shard in shards:
             # Every data rank is needed to put a state together, one of them to write it.
             mine = shard.data_rank == grid.data_rank
-            state = {name: engine.read_state(parameters[name], mine) for name in shard.parameters}
-            if mine:
-                own = Snapshot(shard, state)
-        if own:
-            yield own
+            read = {name: engine.read_state(parameters[name], mine) for name in shard.parameters}
+            own += [Snapshot(shard, read)] if mine else []
+            del read
+        while own:
+            yield own.pop()  # held by nobody here while the next is read
 
 
 def write_parts(folder: Path, snapshot: Snapshot, table: Table, grid: Grid) -> Records:
@@ -83,9 +83,9 @@ def read_training_state(folder: Path, engine: Engine, table: Table, grid: Grid, 
     parts = {name: [Part(*part) for part in held] for name, held in listed.items()}
     with PartReader(folder / FOLDER, parts) as reader:
 
-        def state(name: str) -> dict[str, torch.Tensor]:
+        def state(name: str, kind: str) -> torch.Tensor:
             beat()
             where = (grid.tensor_rank, grid.layout.tensor)
-            return {kind: torch.cat([reader.read(p, kind, *where) for p in table[name]]) for kind in KINDS}
+            return torch.cat([reader.read(piece, kind, *where) for piece in table[name]])
 
         engine.write_state(state, updates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -73,8 +74,8 @@ class Quarantine:
         self._next = known + 1
         """So many rows are worth a line in the log. It doubles, so that a long run is not told of each."""
         if self.path.is_file():
-            lines = self.path.read_bytes().split(b"\n")  # other line ends may stand in texts
-            self.path.write_bytes(b"".join(line + b"\n" for line in lines[:known] if line))
+            lines = self.path.read_bytes().split(b"\n")[:-1]  # other line ends may stand in texts
+            os.truncate(self.path, sum(len(line) + 1 for line in lines[:known]))
 
     def add(self, rows: Sequence[BadRow], *, ends: bool = False) -> str:
         """Append rows, if any. Returns a line for the log, "" where it would come too soon after the one before.

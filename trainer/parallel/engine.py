@@ -119,17 +119,21 @@ class Engine:
         # DeepSpeed puts them together in new tensors, so on a CPU too they are nobody else's.
         return {key: cast(torch.Tensor, value).detach().cpu() for key, value in state.items()} if keep else {}
 
-    def write_state(self, state_of: Callable[[str], dict[str, torch.Tensor]], updates: int) -> None:
-        """Put back what `read_state` gave after so many updates; asks for one parameter at a time, by name."""
+    def write_state(self, state_of: Callable[[str, str], torch.Tensor], updates: int) -> None:
+        """Put back what `read_state` gave after so many updates; asks for one tensor at a time, by parameter and kind.
+
+        Of the moments only for those that are this data rank's, whole or in part.
+        """
         for moments in self._optimizer.optimizer.state.values():
             moments["step"].fill_(updates)
         for name, parameter in self.parameters().items():
-            state = state_of(name)
-            safe_set_full_fp32_param(parameter, state["master"])
-            for moment in MOMENTS:
-                safe_set_full_optimizer_state(parameter, state[moment], moment)
+            master = state_of(name, "master")
+            safe_set_full_fp32_param(parameter, master)
             with torch.no_grad():
-                parameter.copy_(state["master"])
+                parameter.copy_(master)
+            if cast(Any, parameter)._hp_mapping is not None:
+                for moment in MOMENTS:
+                    safe_set_full_optimizer_state(parameter, state_of(name, moment), moment)
 
     def _begin_moments(self) -> None:
         """Moments of zero, which every parameter finds in ZeRO's flat partitions.
