@@ -25,8 +25,9 @@ from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
 from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
 from tokenization.builder import SampleBuilder
+from trainer.checkpoint.choice import goes_on, resume_folder
 from trainer.checkpoint.progress import nothing_to_do, read_progress
-from trainer.checkpoint.store import committed, goes_on, resume_folder
+from trainer.checkpoint.store import committed
 from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
@@ -57,6 +58,8 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     if too_early:
         print(TOO_EARLY, file=sys.stderr)
     if forward.interrupts and code:
+        if forward.interrupts > 1:
+            _tell_newest(config)
         return 130
     if code in PASSED_ON:
         return code
@@ -68,8 +71,7 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     fault = ranks.hang or f"{guilty} failed, was killed or left first"
     if launched < 0 and not ranks.ended_launcher:
         fault = f"its launcher was killed by signal {-launched}"
-    if newest := _newest(config):
-        print(f"agenttune: the same command goes on from {newest}", file=sys.stderr)
+    _tell_newest(config)
     print(f"agenttune: the training was ended: {fault}", file=sys.stderr)
     return 1
 
@@ -90,12 +92,12 @@ def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
     return layout, builder
 
 
-def _newest(config: Config) -> str:
-    """The checkpoint of its own that the same command goes on from; empty where there is none, or it does not."""
+def _tell_newest(config: Config) -> None:
+    """The checkpoint of its own that a start goes on from, where there is one, and how."""
     with contextlib.suppress(ConfigError):
-        for folder in committed(Path(config.run.output_dir) / "checkpoints") if goes_on(config) else ():
-            return folder.name
-    return ""
+        for folder in committed(Path(config.run.output_dir) / "checkpoints")[:1]:
+            how = "the same command" if goes_on(config) else "checkpoint.resume=auto"
+            print(f"agenttune: {how} goes on from {folder.name}", file=sys.stderr)
 
 
 def _announcement(config: Config, layout: Layout) -> str:

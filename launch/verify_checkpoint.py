@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from configs.errors import ConfigError
 from launch.arguments import Parser
-from trainer.checkpoint.manifest import MANIFEST, DamagedError, read_manifest
+from trainer.checkpoint.choice import check_is_one
+from trainer.checkpoint.manifest import DamagedError, read_manifest
 
 _DESCRIPTION = """\
 Reads every byte of a checkpoint and compares it with what was written: each file's size and checksum, that
@@ -26,9 +27,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             f"{folder}: no such folder; name a checkpoint, such as runs/demo/checkpoints/step-00000160"
         )
-    inner = sorted([*folder.glob("step-*"), *folder.glob("checkpoints/step-*")])
-    if inner and not (folder / MANIFEST).is_file():
-        raise ConfigError(f"{folder} is no checkpoint but has some: name one, such as {inner[-1]}")
+    check_is_one(folder)
     try:
         _verify(folder)
     except DamagedError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,16 +12,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from configs.changes import changes
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
+from trainer.checkpoint.course import take_up
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
-from trainer.checkpoint.progress import Progress, nothing_to_do, read_progress
+from trainer.checkpoint.progress import FOLDER, Progress, nothing_to_do, read_progress
 from trainer.checkpoint.resume import agree_on_checkpoint, check_weights
-from trainer.checkpoint.store import put_aside, take_up
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -116,19 +118,8 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
         read_training_state(folder, engine, table, grid, progress.step - guard.skipped)
         restore_random_states(progress.random, grid.rank)
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
-    tracker = _tracker(config, folder, progress, steps) if grid.is_main else None
+    tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
-    if tracker and progress and progress.step < steps:
-        other = (
-            ""
-            if progress.layout == layout
-            else f", which was written as {progress.layout}: this run is {layout}"
-        )
-        tracker.say(f"resumed after step {progress.step} from {folder}{other}")
-        if progress.steps != steps:
-            tracker.say(
-                f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
-            )
     done = progress.step if progress else 0
     return Run(parts, builder, stream, tuple(bounds), done, guard, tracker, quarantine)
 
@@ -182,17 +173,36 @@ def _claim_output(config: Config, grid: Grid) -> None:
         raise ConfigError(said)
 
 
-def _tracker(config: Config, resumed: Path | None, progress: Progress | None, steps: int) -> Tracker:
+def _tracker(
+    config: Config, resumed: Path | None, progress: Progress | None, steps: int, layout: Layout
+) -> Tracker:
     folder = Path(config.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if config.checkpoint.resume == "never" and (left := put_aside(folder)):
-        names = ", ".join(path.name for path in left)
-        print(f"checkpoint.resume=never: of the run before {folder} keeps {names}", file=sys.stderr)
     # Before the log is cut: it must not end before the step that a start after a kill goes on from.
-    same_run = resumed is not None and take_up(config, resumed)
+    taken = take_up(config, resumed)
+    if taken.told:
+        print(taken.told, file=sys.stderr)
     save_config(config, folder / "config.yaml")
     done = progress.step if progress else 0
     if said := nothing_to_do(done, steps):
         print(said, file=sys.stderr)
-    wandb_id = progress.wandb_id if progress and same_run else None
-    return Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)
+    wandb_id = progress.wandb_id if progress and taken.same else None
+    tracker = Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)
+    if taken.same and tracker.logged < done:
+        tracker.say(f"{folder}/metrics.jsonl lacks steps {tracker.logged + 1} to {done}")
+    if resumed and progress and done < steps:
+        for said in _resumed(config, resumed, progress, steps, layout):
+            tracker.say(said)
+    return tracker
+
+
+def _resumed(config: Config, folder: Path, progress: Progress, steps: int, layout: Layout) -> Iterator[str]:
+    """From where, and what is no more as it was there."""
+    other = (
+        f", which was written as {progress.layout}: this run is {layout}" if progress.layout != layout else ""
+    )
+    yield f"resumed after step {progress.step} from {folder}{other}"
+    if progress.steps != steps:
+        yield f"planned were {progress.steps} steps, now they are {steps}: the learning rate follows the new plan"
+    if changed := changes(folder / FOLDER / "config.yaml", config):
+        yield f"not as in {folder.name}: {', '.join(changed)}"

@@ -12,9 +12,9 @@ from pathlib import Path
 from configs.errors import REQUEUE
 from tokenization.builder import SampleBuilder
 from tokenization.errors import DataError
+from trainer.checkpoint.choice import goes_on
 from trainer.checkpoint.progress import Progress, model_digest
 from trainer.checkpoint.saver import Saver
-from trainer.checkpoint.store import goes_on
 from trainer.data.bad_rows import Quarantine
 from trainer.data.prefetch import Prefetch
 from trainer.data.report import table

@@ -103,7 +103,8 @@ class Tracker:
     ) -> None:
         """`done` steps are behind a resumed run: later lines of an earlier attempt are dropped."""
         self._file = folder / "metrics.jsonl"
-        _keep_lines(self._file, done)
+        self.logged = _keep_lines(self._file, done)
+        """The last step that the log had before."""
         self._stream = self._file.open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, config, settings, wandb_id)
         self.wandb_id: str | None = wandb_id if self._wandb is None else self._wandb.id
@@ -119,8 +120,12 @@ class Tracker:
 
     def record(self, report: StepReport, fault: str = "") -> None:
         """Log a step; `fault` is why it was left out."""
-        self._stream.write(json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n")
-        self._stream.flush()
+        line = json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError as error:  # of a full disk, say; it does not know the file
+            raise OSError(error.errno, error.strerror, str(self._file)) from error
         self._bar.set_postfix_str(
             f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s",
             refresh=False,
@@ -169,11 +174,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_lines(file: Path, done: int) -> None:
-    """Cut off what comes after a step. Nothing is written anew, so that no kill leaves less than was there."""
-    if file.is_file():
-        kept = takewhile(lambda line: json.loads(line)["step"] <= done, _lines(file))
-        os.truncate(file, sum(len(line) + 1 for line in kept))
+def _keep_lines(file: Path, done: int) -> int:
+    """Cut off what comes after a step; returns the last that is left, 0 where none is. Nothing is written anew, so that
+    no kill leaves less than was there."""
+    if not file.is_file():
+        return 0
+    steps = [(json.loads(line)["step"], len(line) + 1) for line in _lines(file)]
+    kept = list(takewhile(lambda line: line[0] <= done, steps))
+    os.truncate(file, sum(size for _, size in kept))
+    return kept[-1][0] if kept else 0
 
 
 def _lines(file: Path) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -28,12 +29,19 @@ def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    waited_until = time.monotonic() + grace_s
+    begun, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > waited_until:
+            waited = time.monotonic() - begun
+            if waited > 1 and not told:
+                print(
+                    f"{folder}: another job trains there; its end is awaited for {grace_s:g} s",
+                    file=sys.stderr,
+                )
+                told = True
+            if waited > grace_s:
                 os.close(descriptor)
                 raise ConfigError(
                     f"run.output_dir={folder}: another job trains there; wait for its end or stop it, or name "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,14 @@ from configs.load import load_config
 from configs.shapes import ModelShape
 from tokenization.sample import TokenizedSample
 from trainer.build import build_run
-from trainer.checkpoint import saver, store
+from trainer.checkpoint import choice, saver, store
+from trainer.checkpoint.slices import PartReader
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.packing import pack_row
 from trainer.guard import Guard
 from trainer.loop import Run, save, saver_of, train
 from trainer.model.layers import Parts
+from trainer.model.names import Piece
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
 from trainer.parallel.grid import current_grid, stop_grid
@@ -99,7 +102,7 @@ def train_run(
     step. The operating system refuses, so whatever library writes meets its own kind of error.
     """
     _limit_shards(max_bytes)
-    store.SMALL = store.SMALL if small is None else small
+    choice.SMALL = choice.SMALL if small is None else small
     run = _build(config, overrides)
     if drawn:
         losses = run.parts.loss.token_losses
@@ -130,6 +133,24 @@ def save_and_go_on(config: str, overrides: list[str], max_bytes: int | None = No
     save(run, saver_of(run), run.done, run.stream.state(), run.guard, ends=True)
     (report,) = _steps(run, global_batches(run.stream, run.parts.config.batch.rows), 1)
     return report["loss"]
+
+
+def read_to_go_on(config: str, overrides: list[str]) -> dict[str, int]:
+    """Numbers of each kind that this rank reads of a training state when it resumes."""
+    found: Counter[str] = Counter()
+    read = PartReader.read
+
+    def counted(self: PartReader, piece: Piece, kind: str, rank: int, ranks: int) -> torch.Tensor:
+        slice_ = read(self, piece, kind, rank, ranks)
+        found[kind] += slice_.numel()
+        return slice_
+
+    PartReader.read = counted
+    try:
+        _build(config, overrides)
+    finally:
+        PartReader.read = read
+    return dict(found)
 
 
 def convert(config: str, overrides: list[str], export: str, max_bytes: int | None = None) -> None:

@@ -66,6 +66,23 @@ def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path,
     assert_same_tensors(checkpoints / "step-00000006", straight / "checkpoints/step-00000006")
 
 
+def test_a_data_rank_reads_only_the_moments_that_it_keeps(
+    ranks: RankPool, model: Path, tmp_path: Path
+) -> None:
+    """Of a large model the rest would be most of what a resume reads."""
+    config = write_config(tmp_path / "run.yaml", model, train={"steps": 1})
+    assert ranks.run("train_run", 1, config=str(config), overrides=layout(1, 1, 1)) == [0]
+    (read,) = ranks.run("read_to_go_on", 1, config=str(config), overrides=layout(1, 1, 1))
+    whole = read["master"]
+    assert read == dict.fromkeys(("master", "exp_avg", "exp_avg_sq"), whole)
+    assert whole > 1201 * 64 * 2
+    largest = 1201 * 64  # two ranks may keep a part of one parameter each
+    of_all = ranks.run("read_to_go_on", 4, config=str(config), overrides=layout(1, 1, 4))
+    assert [each["master"] for each in of_all] == [whole] * 4
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert whole <= sum(each.get(moment, 0) for each in of_all) <= whole + 3 * largest
+
+
 def test_what_is_drawn_goes_on_where_it_stood(ranks: RankPool, model: Path, tmp_path: Path) -> None:
     """A loss with a random factor, which stands where it stood after every stop."""
     config = write_config(tmp_path / "run.yaml", model, **FAR)

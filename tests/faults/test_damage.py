@@ -66,7 +66,7 @@ def test_where_all_are_damaged_the_run_ends(
             folder = run.at(3, tmp_path / str(trial.number), keep=2)
             done = [damage(step_folder(folder / "checkpoints", step), trial.random) for step in (2, 3)]
             ended = run.start(folder, small=trial.random.choice((None, GLANCED)))
-            assert_refused(run, ended, folder, "There is no other to go on from", str(done))
+            assert_refused(run, ended, folder, "there is no other", str(done))
             shutil.rmtree(folder)
 
 

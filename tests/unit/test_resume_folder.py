@@ -8,8 +8,9 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.schema import CheckpointConfig, Config, RunConfig
+from trainer.checkpoint.choice import resume_folder
 from trainer.checkpoint.manifest import manifest_text
-from trainer.checkpoint.store import name_latest, resume_folder, step_folder
+from trainer.checkpoint.store import name_latest, step_folder
 from trainer.checkpoint.tensors import write_text
 from trainer.data.notices import tell_once
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
-from configs.schema import CheckpointConfig, Config, RunConfig
+from configs.schema import Config, RunConfig
 from trainer.checkpoint import store, tensors
+from trainer.checkpoint.choice import resume_folder
 from trainer.checkpoint.manifest import FileRecord, Records, check_files, read_manifest
 from trainer.checkpoint.store import (
     CheckpointError,
@@ -22,10 +23,7 @@ from trainer.checkpoint.store import (
     committed,
     name_latest,
     prune,
-    put_aside,
-    resume_folder,
     step_folder,
-    take_up,
 )
 from trainer.checkpoint.tensors import write_text
 from trainer.parallel.grid import Grid
@@ -97,7 +95,9 @@ def test_the_rank_is_named_whose_disk_failed(
 
     monkeypatch.setattr("trainer.parallel.exchange.exchange", answered)
     named = elsewhere.index(False) if False in elsewhere else 0
-    with pytest.raises(CheckpointError, match=rf"rank {named}(, and 1 more)? could .*: error of {named}$"):
+    with pytest.raises(
+        CheckpointError, match=rf"rank {named}( and 1 more)? could .*: error of {named}; earlier"
+    ):
         commit(tmp_path, 2, single_rank, writer("new"))
     assert names(tmp_path) == []
 
@@ -205,20 +205,6 @@ def test_prune_keeps_as_many_that_are_in_no_doubt(
     ]
 
 
-def test_a_run_that_begins_anew_puts_the_one_before_aside(tmp_path: Path) -> None:
-    for run in ("first", "second"):
-        folders(tmp_path / "checkpoints", [1, 2])
-        name_latest(tmp_path / "checkpoints", "step-00000002")
-        (tmp_path / "metrics.jsonl").write_text(run)
-        put_aside(tmp_path)
-        assert newest(tmp_path / "checkpoints") is None
-    assert put_aside(tmp_path) == []
-    assert names(tmp_path) == ["checkpoints", "metrics-left-2.jsonl", "metrics-left.jsonl"]
-    assert (tmp_path / "metrics-left.jsonl").read_text() == "first"
-    left = [f"step-0000000{step}-left{again}" for step in (1, 2) for again in ("", "-2")]
-    assert names(tmp_path / "checkpoints") == sorted(left)
-
-
 def test_prune_leaves_what_is_newer_than_the_one_in_force(tmp_path: Path) -> None:
     folders(tmp_path, [1, 2, 3, 4])
     (tmp_path / "step-00000001-best").mkdir()  # a copy of the user's
@@ -245,50 +231,6 @@ def test_the_course_that_was_left_is_put_aside(step: int, single_rank: Grid, tmp
     assert (tmp_path / "step-00000003-left/weights").read_text() == "old"
     assert (tmp_path / "step-00000002-left/weights").read_text() == "old"
     assert committed(tmp_path)[1:] == [step_folder(tmp_path, 1)]
-
-
-def test_a_damaged_one_that_was_passed_over_takes_no_place(single_rank: Grid, tmp_path: Path) -> None:
-    """Its step need not come again; `keep` would count it, and delete the sound one before it."""
-    config, checkpoints = Config(run=RunConfig(str(tmp_path))), tmp_path / "checkpoints"
-    for step in (100, 150):
-        commit(checkpoints, step, single_rank, writer("sound"))
-    (step_folder(checkpoints, 150) / "weights").write_text("spoilt")
-    found = resume_folder(config)
-    assert found == step_folder(checkpoints, 100)
-    assert found
-    assert take_up(config, found)
-    assert resume_folder(config) == found, "a start that is killed before it saves changes nothing"
-    commit(checkpoints, 200, single_rank, writer("new"))
-    prune(checkpoints, 2)
-    assert names(checkpoints) == ["latest", "step-00000100", "step-00000150-left", "step-00000200"]
-
-
-@pytest.mark.parametrize(
-    ("resume", "from_step", "same"),
-    [("auto", 2, True), ("own", 2, True), ("own", 1, False), ("other", 1, False)],
-)
-def test_whose_course_goes_on(
-    resume: str, from_step: int, same: bool, single_rank: Grid, tmp_path: Path
-) -> None:
-    """One gone back on is another, and so is one that begins with another run's: each is a wandb run of its own."""
-    for run in ("own", "other"):
-        for step in (1, 2):
-            commit(tmp_path / run / "checkpoints", step, single_rank, writer(run))
-    folder = step_folder(tmp_path / ("other" if resume == "other" else "own") / "checkpoints", from_step)
-    named = "auto" if resume == "auto" else str(folder)
-    config = Config(run=RunConfig(str(tmp_path / "own")), checkpoint=CheckpointConfig(resume=named))
-    assert take_up(config, folder) is same
-    in_force = 2 if resume == "other" else from_step
-    assert newest(tmp_path / "own/checkpoints") == step_folder(tmp_path / "own/checkpoints", in_force)
-
-
-def test_what_was_put_aside_is_not_gone_back_to_under_that_name(single_rank: Grid, tmp_path: Path) -> None:
-    folder = commit(tmp_path / "checkpoints", 1, single_rank, writer("x"))
-    left = folder.rename(folder.with_name(f"{folder.name}-left"))
-    config = Config(run=RunConfig(str(tmp_path)), checkpoint=CheckpointConfig(resume=str(left)))
-    with pytest.raises(ConfigError, match="give it its name again"):
-        resume_folder(config)
-    assert resume_folder(replace(config, run=RunConfig(str(tmp_path / "new")))) == left
 
 
 @pytest.mark.parametrize("call", ["write", "rename", "flush"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.schema import Config
+from trainer.checkpoint.choice import first_sound, glance, resume_folders
 from trainer.checkpoint.manifest import (
     MANIFEST,
     DamagedError,
@@ -16,7 +17,6 @@ from trainer.checkpoint.manifest import (
     check_sizes,
     read_manifest,
 )
-from trainer.checkpoint.store import first_sound, glance, resume_folders
 from trainer.data.notices import tell_once
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid

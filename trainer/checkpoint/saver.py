@@ -120,7 +120,7 @@ class Saver:
             failures.settle()
             return texts | tensors
 
-        folder = commit(self._checkpoints, progress.step, self._grid, write)
+        folder = commit(self._checkpoints, progress.step, self._grid, write, self._news.append)
         if self._grid.is_main:
             try:
                 prune(self._checkpoints, self._config.checkpoint.keep, is_doubtful)

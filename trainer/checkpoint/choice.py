@@ -1,0 +1,109 @@
+"""Which checkpoint a run goes on from, as far as that is seen before any rank starts. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.schema import Config
+from trainer.checkpoint.manifest import MANIFEST, DamagedError, check_files, check_sizes, read_manifest
+from trainer.checkpoint.store import LATEST, committed, folders_of, is_name, named_latest
+from trainer.data.notices import tell_once
+
+SMALL = 4 << 20
+"""Bytes of a file that is read at a glance."""
+
+
+def resume_folders(config: Config) -> list[Path]:
+    """The checkpoints to go on from, the next where one is damaged; none for a fresh start. Raises ConfigError for a
+    folder that is not there; tells where one that is named is not taken.
+
+    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those.
+    One of its own is gone back to. What is named is not replaced by another.
+    """
+    resume = config.checkpoint.resume
+    checkpoints = Path(config.run.output_dir) / "checkpoints"
+    if resume == "never":
+        return []
+    if resume == "auto":
+        found = committed(checkpoints)
+        if found and not named_latest(checkpoints):
+            tell_once(f"{checkpoints / LATEST} names none: going on from the newest, {found[0].name}")
+        return found
+    folder = Path(resume)
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
+    check_is_one(folder)
+    if not goes_on(config):
+        if not is_name(folder.resolve().name):
+            raise ConfigError(
+                f"checkpoint.resume={resume}: was put aside; to go back to it give it its name again, as in "
+                "step-00000100, or begin another run there: with another run.output_dir"
+            )
+        return [folder]
+    own = committed(checkpoints)
+    if own:
+        tell_once(
+            f"checkpoint.resume={resume} is where this run began: it goes on from its own {own[0].name} "
+            "(with another run.output_dir a new run begins there)"
+        )
+    return own or [folder]
+
+
+def goes_on(config: Config) -> bool:
+    """Whether the same command, started again, goes on from this run's newest checkpoint."""
+    resume, checkpoints = config.checkpoint.resume, Path(config.run.output_dir) / "checkpoints"
+    return resume == "auto" or (resume != "never" and Path(resume).resolve().parent != checkpoints.resolve())
+
+
+def resume_folder(config: Config) -> Path | None:
+    """The first checkpoint to go on from that looks whole, as far as a moment shows; None for a fresh start.
+
+    Tells of each that does not. Raises ConfigError where none does.
+    """
+    return first_sound(resume_folders(config), glance, tell_once)
+
+
+def glance(folder: Path) -> None:
+    """What a moment shows: every file's size, and all bytes of the small ones, which are read before ranks start.
+
+    Raises DamagedError.
+    """
+    records = read_manifest(folder)
+    check_sizes(folder, records)
+    check_files(folder, records, [name for name, record in records.items() if record.size <= SMALL])
+
+
+def first_sound(
+    folders: Sequence[Path], check: Callable[[Path], None], tell: Callable[[str], None]
+) -> Path | None:
+    """The first folder that `check` raises no DamagedError for; None where there are no folders.
+
+    Raises ConfigError where it does for all: a run never starts over silently.
+    """
+    for i, folder in enumerate(folders):
+        try:
+            check(folder)
+        except DamagedError as error:
+            damage = str(error)
+        else:
+            return folder
+        if i + 1 < len(folders):
+            tell(
+                f"checkpoint {folder.name} is damaged: {damage}. Going on from {folders[i + 1].name} instead"
+            )
+        else:
+            beside = [each.name for each in folders_of(folder.parent) if each not in folders]
+            remedy = f"beside it are {', '.join(beside[:5])}: name" if beside else "there is no other: name"
+            raise ConfigError(
+                f"{damage}. {remedy} a whole one in checkpoint.resume, or start afresh with checkpoint.resume=never"
+            )
+    return None
+
+
+def check_is_one(folder: Path) -> None:
+    """Raises ConfigError for a folder that is no checkpoint but has some, as a run's has."""
+    inner = sorted([*folder.glob("step-*"), *folder.glob("checkpoints/step-*")])
+    if inner and not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder} is no checkpoint but has some: name one, such as {inner[-1]}")
