@@ -140,8 +140,8 @@ def read_to_go_on(config: str, overrides: list[str]) -> dict[str, int]:
     found: Counter[str] = Counter()
     read = PartReader.read
 
-    def counted(self: PartReader, piece: Piece, kind: str, rank: int, ranks: int) -> torch.Tensor:
-        slice_ = read(self, piece, kind, rank, ranks)
+    def counted(self: PartReader, piece: Piece, kind: str, tensor_rank: int, tensor: int) -> torch.Tensor:
+        slice_ = read(self, piece, kind, tensor_rank, tensor)
         found[kind] += slice_.numel()
         return slice_
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -267,3 +268,23 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
 def unmeasured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the times, which no two runs share."""
     return [{key: value for key, value in report.items() if key not in MEASURED} for report in reports]
+
+
+def test_going_back_leaves_what_was_and_says_so(folder: Folder, whole: Path) -> None:
+    back = folder.path / "back"
+    shutil.copytree(whole, back)
+    named = f"checkpoint.resume=back/checkpoints/step-{STEPS - 4:08d}"
+    settings = ["run.output_dir=back", "wandb.mode=offline", named, "optimizer.lr=1e-4"]
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *settings)
+    assert code == 0, output
+    assert f"gone back to step-{STEPS - 4:08d}" in output
+    assert "the log until now is kept as metrics-left.jsonl" in output
+    assert "optimizer.lr 0.003 -> 0.0001" in output
+    assert f"step-{STEPS:08d}, which this run did not come by, is step-{STEPS:08d}-left now" in output
+    assert (back / "metrics-left.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    old, new = folder.metrics("whole"), folder.metrics("back")
+    assert unmeasured(new)[: STEPS - 4] == unmeasured(old)[: STEPS - 4]
+    assert len(new) == STEPS
+    assert new[-1]["loss"] != old[-1]["loss"]
+    runs = {path.name.rpartition("-")[2] for path in (back / "wandb").glob("offline-run-*")}
+    assert len(runs) == 2  # wandb would drop steps that it has had

@@ -207,8 +207,10 @@ def test_a_cursor_of_another_stream_is_refused():
         "data.eta_unit": stream_of(rows, unit="targets"),
     }
     for key, other in changes.items():
-        with pytest.raises(ConfigError, match=f"^{key} is .* made with"):
+        with pytest.raises(ConfigError, match=f"^{key}: .* now, but .* made with") as caught:
             other.restore(cursor)
+        if "shares" in key:
+            assert "agent 2/5, general 3/5 now" in str(caught.value)
 
 
 def test_changed_data_is_refused_with_the_files_name():

@@ -63,11 +63,18 @@ def check_same(
             continue
         if key != FILES:
             raise ConfigError(
-                f"{key} is {value} but the checkpoint's data stream was made with {before}; "
+                f"{key}: {_told(value)} now, but the checkpoint's data stream was made with {_told(before)}; "
                 f"set it back, {way_round}"
             )
         for source, files, old in zip(sources, value, before, strict=True):
             _check_files(source, files, old, way_round)
+
+
+def _told(value: Any) -> str:
+    """Of each source its name and share, and its format where it is named."""
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(" ".join(part for part in source if part != "auto") for source in value)
 
 
 def _check_files(
