@@ -40,19 +40,25 @@ def main() -> None:
 
 
 def _leave_saving_to_ranks(launch: ModuleType) -> None:
-    """Where every process of a job is signalled, as by Slurm or systemd, the ranks have heard it and save.
+    """A signal that says stop is passed on to the ranks, where there are any: Slurm and systemd signal every process.
 
-    DeepSpeed's launcher would end them 30 seconds after SIGTERM, and die of SIGUSR1, and they with it.
+    DeepSpeed's launcher would kill them 30 seconds after SIGTERM, and die of SIGUSR1, and they with it.
     """
 
+    def pass_on(number: int, frame: FrameType | None) -> bool:
+        ranks = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+        for rank in ranks:
+            rank.send_signal(number)
+        return bool(ranks)
+
     def answer(number: int, handler: Callable[[int, FrameType | None], Any]) -> None:
-        def unless_ranks_run(number: int, frame: FrameType | None) -> None:
-            if all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children()):
+        def first_to_ranks(number: int, frame: FrameType | None) -> None:
+            if not pass_on(number, frame):
                 handler(number, frame)
 
-        signal.signal(number, unless_ranks_run)
+        signal.signal(number, first_to_ranks if number == signal.SIGTERM else handler)
 
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # not SIG_IGN, which the ranks would inherit
+    signal.signal(signal.SIGUSR1, pass_on)
     # What it takes for the module: it listens to signals by `signal.signal(signal.SIGTERM, handler)`.
     vars(launch)["signal"] = SimpleNamespace(**vars(signal) | {"signal": answer})
 

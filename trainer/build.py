@@ -30,7 +30,7 @@ from trainer.data.open import Data, open_builder, open_data
 from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.loss import TargetLoss
-from trainer.metrics import Tracker, check_log
+from trainer.metrics import Tracker, check_log, last_wandb_id
 from trainer.model.layers import Parts
 from trainer.model.names import Table, stage_table
 from trainer.model.stack import head_weight, llama_layers
@@ -186,9 +186,9 @@ def _tracker(
     done = progress.step if progress else 0
     if said := nothing_to_do(done, steps):
         print(said, file=sys.stderr)
-    wandb_id = progress.wandb_id if progress and taken.same else None
+    wandb_id = (last_wandb_id(folder) or (progress and progress.wandb_id)) if taken.same else None
     tracker = Tracker(folder, config.wandb, asdict(config), done=done, steps=steps, wandb_id=wandb_id)
-    if taken.same and tracker.logged < done:
+    if taken.own and tracker.logged < done:
         tracker.say(f"{folder}/metrics.jsonl lacks steps {tracker.logged + 1} to {done}")
     if resumed and progress and done < steps:
         for said in _resumed(config, resumed, progress, steps, layout):

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -109,6 +110,9 @@ class Tracker:
         self._wandb = _start_wandb(folder, config, settings, wandb_id)
         self.wandb_id: str | None = wandb_id if self._wandb is None else self._wandb.id
         """Kept where wandb does not start this time, so that a later start goes on with it."""
+        if self._wandb is not None:
+            with suppress(OSError):
+                _id_file(folder).write_text(self._wandb.id, encoding="utf-8")
         self._bar = _Bar(
             total=steps,
             initial=done,
@@ -121,11 +125,9 @@ class Tracker:
     def record(self, report: StepReport, fault: str = "") -> None:
         """Log a step; `fault` is why it was left out."""
         line = json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n"
-        try:
+        with self._named():
             self._stream.write(line)
             self._stream.flush()
-        except OSError as error:  # of a full disk, say; it does not know the file
-            raise OSError(error.errno, error.strerror, str(self._file)) from error
         self._bar.set_postfix_str(
             f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s",
             refresh=False,
@@ -155,12 +157,21 @@ class Tracker:
 
     def close(self) -> None:
         self._bar.close()
-        self._stream.close()
         if self._wandb is not None:
             try:
                 self._wandb.finish()
             except Exception as error:
                 self._give_up_wandb(error)
+        with self._named():
+            self._stream.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """An OSError of a full disk does not know the file."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._file)) from error
 
     def _give_up_wandb(self, error: Exception) -> None:
         self.say(f"wandb stopped ({error}); training goes on, {self._file} is complete")
@@ -179,15 +190,19 @@ def _keep_lines(file: Path, done: int) -> int:
     no kill leaves less than was there."""
     if not file.is_file():
         return 0
-    steps = [(json.loads(line)["step"], len(line) + 1) for line in _lines(file)]
-    kept = list(takewhile(lambda line: line[0] <= done, steps))
+    kept = list(takewhile(lambda line: line[0]["step"] <= done, _lines(file)))
     os.truncate(file, sum(size for _, size in kept))
-    return kept[-1][0] if kept else 0
+    return kept[-1][0]["step"] if kept else 0
 
 
-def _lines(file: Path) -> list[bytes]:
-    """The lines that were written to their end; other line ends than ours may stand in texts."""
-    return file.read_bytes().split(b"\n")[:-1]
+def _lines(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The lines that were written to their end, and the bytes of each; up to one that a power cut has spoilt. Other
+    line ends than ours may stand in texts."""
+    for line in file.read_bytes().split(b"\n")[:-1]:
+        try:
+            yield json.loads(line), len(line) + 1
+        except ValueError:
+            return
 
 
 def check_log(folder: Path, step: int, data_hash: str) -> None:
@@ -196,12 +211,22 @@ def check_log(folder: Path, step: int, data_hash: str) -> None:
     file = folder / "metrics.jsonl"
     if not file.is_file():
         return
-    for values in map(json.loads, _lines(file)):
+    for values, _ in _lines(file):
         if values.get("step") == step and values.get("data_hash", data_hash) != data_hash:
             raise ConfigError(
                 f"{file}: step {step} has data hash {values['data_hash']}, but its checkpoint has {data_hash}: they "
                 "are of different runs; move the log away, or name the right checkpoint in checkpoint.resume"
             )
+
+
+def last_wandb_id(folder: Path) -> str | None:
+    """Of the wandb run that last began in a run's folder. A checkpoint knows that of the time it was written."""
+    file = _id_file(folder)
+    return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
+
+
+def _id_file(folder: Path) -> Path:
+    return folder / "wandb" / "current-id.txt"
 
 
 def _start_wandb(folder: Path, config: WandbConfig, settings: Mapping[str, Any], wandb_id: str | None) -> Any:

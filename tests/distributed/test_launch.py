@@ -277,10 +277,12 @@ def test_going_back_leaves_what_was_and_says_so(folder: Folder, whole: Path) -> 
     settings = ["run.output_dir=back", "wandb.mode=offline", named, "optimizer.lr=1e-4"]
     code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *settings)
     assert code == 0, output
-    assert f"gone back to step-{STEPS - 4:08d}" in output
+    assert f"taken up at step-{STEPS - 4:08d} instead of step-{STEPS:08d}" in output
     assert "the log until now is kept as metrics-left.jsonl" in output
     assert "optimizer.lr 0.003 -> 0.0001" in output
-    assert f"step-{STEPS:08d}, which this run did not come by, is step-{STEPS:08d}-left now" in output
+    assert (
+        f"step-{STEPS:08d} is step-{STEPS:08d}-left now: the run went on from step-{STEPS - 4:08d}" in output
+    )
     assert (back / "metrics-left.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     old, new = folder.metrics("whole"), folder.metrics("back")
     assert unmeasured(new)[: STEPS - 4] == unmeasured(old)[: STEPS - 4]

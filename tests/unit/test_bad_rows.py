@@ -120,7 +120,26 @@ def test_the_quarantine_file_holds_each_once_also_after_a_resume(tmp_path: Path)
     assert Counter((line["source"], line["line"]) for line in lines) == Counter(
         (name, i + 1) for name, rows in DATA.items() for i, row in enumerate(rows) if isinstance(row, str)
     )
-    assert lines[0].keys() == {"source", "file", "line", "row", "reason", "message"}
+    assert lines[0].keys() == {"number", "source", "file", "line", "row", "reason", "message"}
+
+
+def test_what_another_run_has_counted_is_not_in_the_file(tmp_path: Path):
+    """A run that began with its checkpoint, after five rows, comes back to step 0 of its own, and to a later one."""
+    for known in (5, 5, 7):
+        quarantine = Quarantine(tmp_path, known)
+        quarantine.add(bad_rows(known + 1, 9))
+        lines = [json.loads(line) for line in quarantine.path.read_text().splitlines()]
+        assert [(line["number"], line["line"]) for line in lines] == [(n, n) for n in range(6, 10)]
+
+
+@pytest.mark.parametrize("torn", [b"\0\0\0\n", b"{}\n", b'{"number": 3', b"[1]\n"])
+def test_a_line_that_a_power_cut_has_spoilt_is_cut(torn: bytes, tmp_path: Path):
+    Quarantine(tmp_path, 0).add(bad_rows(1, 2))
+    with (tmp_path / "quarantine.jsonl").open("ab") as file:
+        file.write(torn)
+    quarantine = Quarantine(tmp_path, 3)
+    quarantine.add(bad_rows(4, 4))
+    assert [json.loads(line)["line"] for line in quarantine.path.read_text().splitlines()] == [1, 2, 4]
 
 
 def bad_rows(first: int, last: int) -> list[BadRow]:

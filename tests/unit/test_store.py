@@ -102,6 +102,23 @@ def test_the_rank_is_named_whose_disk_failed(
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("pointer", [None, b"", b"\xff", b"step-00000009\n"])
+def test_what_latest_names_was_taken_away_meanwhile(
+    pointer: bytes | None, single_rank: Grid, tmp_path: Path
+) -> None:
+    """By somebody who made room while the run went on: the next checkpoint is saved all the same."""
+    for step in (1, 2):
+        commit(tmp_path, step, single_rank, writer("old"))
+    if pointer is None:
+        shutil.rmtree(step_folder(tmp_path, 2))
+    else:
+        (tmp_path / "latest").write_bytes(pointer)
+    commit(tmp_path, 3, single_rank, writer("new"))
+    assert committed(tmp_path)[0] == step_folder(tmp_path, 3)
+    assert committed(tmp_path)[-1] == step_folder(tmp_path, 1)
+    assert not list(tmp_path.glob("*-left"))
+
+
 def test_the_same_step_again_replaces_it(single_rank: Grid, tmp_path: Path) -> None:
     def other(folder: Path) -> Records:
         return {"other": write_text(folder / "other", "new")}

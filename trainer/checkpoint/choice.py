@@ -30,15 +30,17 @@ def resume_folders(config: Config) -> list[Path]:
         found = committed(checkpoints)
         if found and not named_latest(checkpoints):
             tell_once(f"{checkpoints / LATEST} names none: going on from the newest, {found[0].name}")
+        if passed := [each.name for each in folders_of(checkpoints) if found and each.name > found[0].name]:
+            tell_once(f"{checkpoints / LATEST} names {found[0].name}: {', '.join(passed)} passed over")
         return found
     folder = Path(resume)
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
     check_is_one(folder)
     if not goes_on(config):
-        if not is_name(folder.resolve().name):
+        if not is_name(own_name(config, folder)):
             raise ConfigError(
-                f"checkpoint.resume={resume}: was put aside; to go back to it give it its name again, as in "
+                f"checkpoint.resume={resume}: is no checkpoint in force; to go back to it give it a name like "
                 "step-00000100, or begin another run there: with another run.output_dir"
             )
         return [folder]
@@ -53,8 +55,16 @@ def resume_folders(config: Config) -> list[Path]:
 
 def goes_on(config: Config) -> bool:
     """Whether the same command, started again, goes on from this run's newest checkpoint."""
-    resume, checkpoints = config.checkpoint.resume, Path(config.run.output_dir) / "checkpoints"
-    return resume == "auto" or (resume != "never" and Path(resume).resolve().parent != checkpoints.resolve())
+    resume = config.checkpoint.resume
+    return resume == "auto" or (resume != "never" and not own_name(config, Path(resume)))
+
+
+def own_name(config: Config, folder: Path) -> str:
+    """The folder's name where it lies among this run's checkpoints, be it as a link; else empty."""
+    checkpoints = (Path(config.run.output_dir) / "checkpoints").resolve()
+    return next(
+        (path.name for path in (folder, folder.resolve()) if path.parent.resolve() == checkpoints), ""
+    )
 
 
 def resume_folder(config: Config) -> Path | None:
@@ -104,6 +114,6 @@ def first_sound(
 
 def check_is_one(folder: Path) -> None:
     """Raises ConfigError for a folder that is no checkpoint but has some, as a run's has."""
-    inner = sorted([*folder.glob("step-*"), *folder.glob("checkpoints/step-*")])
+    inner = [*folders_of(folder), *folders_of(folder / "checkpoints")]
     if inner and not (folder / MANIFEST).is_file():
-        raise ConfigError(f"{folder} is no checkpoint but has some: name one, such as {inner[-1]}")
+        raise ConfigError(f"{folder} is no checkpoint but has some: name one, such as {inner[0]}")

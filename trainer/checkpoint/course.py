@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from configs.schema import Config
-from trainer.checkpoint.choice import goes_on
+from trainer.checkpoint.choice import goes_on, own_name
 from trainer.checkpoint.manifest import flush
 from trainer.checkpoint.store import LATEST, folders_of, left_name, name_latest, named_latest, put_aside
 
@@ -15,8 +16,12 @@ LOGS = ("metrics.jsonl", "quarantine.jsonl")
 
 
 class Taken(NamedTuple):
+    """What a run goes on from."""
+
+    own: bool
+    """A checkpoint of its own."""
     same: bool
-    """The run's own course goes on: not one gone back on, nor one begun from another run's checkpoint."""
+    """And not one that it was told to go back to: its course goes on."""
     told: str
     """What was put aside, and why."""
 
@@ -26,54 +31,45 @@ def take_up(config: Config, resumed: Path | None) -> Taken:
     read.
 
     `latest` comes to name that checkpoint, where it is the run's own: what is newer, of a course that is left or
-    damaged, is put aside with the next that is saved, and a start before that finds the same one. The log of another
-    course is kept beside the one that begins.
+    damaged, is put aside with the next that is saved, and a start before that finds the same one. The logs of another
+    course are kept beside those that begin.
     """
-    output, resume = Path(config.run.output_dir), config.checkpoint.resume
-    if resume == "never":
-        left = put_all_aside(output)
-        return Taken(False, left and f"checkpoint.resume=never: of the run before {output} keeps {left}")
+    output = Path(config.run.output_dir)
     checkpoints = output / "checkpoints"
-    if resumed is None or resumed.resolve().parent != checkpoints.resolve():
-        left = _copy_logs(output)
-        begins = "the run begins " + (
-            f"with {resumed}" if resumed else f"afresh, with no checkpoint in {checkpoints}"
+    if config.checkpoint.resume == "never":
+        left = _put_aside([*_logs(output), *reversed(folders_of(checkpoints))], checkpoints)
+        return Taken(
+            False, False, left and f"checkpoint.resume=never: of the run before {output} keeps {left}"
         )
-        return Taken(False, left and f"{begins}; of the one before {output} keeps {left}")
-    name = resumed.resolve().name
+    name = own_name(config, resumed) if resumed else ""
+    if not name:
+        left = _put_aside(_logs(output), checkpoints)
+        how = f"with {resumed}" if resumed else f"afresh, with no checkpoint in {checkpoints}"
+        return Taken(False, False, left and f"the run begins {how}; of the one before {output} keeps {left}")
     before = named_latest(checkpoints) or folders_of(checkpoints)[0].name
-    if goes_on(config) or before == name:
-        if before != name:
-            name_latest(checkpoints, name)
-        return Taken(True, "")
-    left = _copy_logs(output)
-    name_latest(checkpoints, name)
-    return Taken(
-        False,
-        f"gone back to {name}: newer checkpoints are put aside when the next is saved, from which "
-        f"checkpoint.resume=auto goes on{left and f'; the log until now is kept as {left}'}",
+    same = goes_on(config) or before == name
+    left = "" if same else ", ".join(shutil.copyfile(log, left_name(log)).name for log in _logs(output))
+    if before != name:
+        name_latest(checkpoints, name)
+    told = (
+        f"taken up at {name} instead of {before}: what is newer is put aside when the next is saved, from which "
+        f"checkpoint.resume=auto goes on{left and f'; the log until now is kept as {left}'}"
     )
+    return Taken(True, same, "" if same else told)
 
 
-def put_all_aside(output: Path) -> str:
-    """Rename a run's logs and checkpoints, so that none is taken for the run's that begins in their place.
+def _put_aside(paths: Sequence[Path], checkpoints: Path) -> str:
+    """Rename logs and checkpoints, so that none is taken for the run's that begins in their place.
 
     Returns what they are called now. Whatever is left where this is killed is a checkpoint in force with its log or
     none, and the newest one to the last.
     """
-    checkpoints = output / "checkpoints"
     (checkpoints / LATEST).unlink(missing_ok=True)
-    aside = [put_aside(path) for path in (*_logs(output), *reversed(folders_of(checkpoints)))]
+    aside = [put_aside(path) for path in paths]
     for folder in {path.parent for path in aside}:
         flush(folder)
     return ", ".join(path.name for path in aside)
 
 
 def _logs(output: Path) -> list[Path]:
-    return [output / name for name in LOGS if (output / name).is_file()]
-
-
-def _copy_logs(output: Path) -> str:
-    """They are cut to what the course that begins has in common with them."""
-    full = [log for log in _logs(output) if log.stat().st_size]
-    return ", ".join(shutil.copyfile(log, left_name(log)).name for log in full)
+    return [output / name for name in LOGS if (output / name).is_file() and (output / name).stat().st_size]

@@ -115,15 +115,19 @@ def _replace(final: Path, aside: Path, tell: Callable[[str], None]) -> None:
     later fallback must take them for its own, nor count them among those that it keeps.
     """
     checkpoints = final.parent
-    in_force = [folder for folder in committed(checkpoints) if folder.name < final.name]
-    left = [folder for folder in folders_of(checkpoints) if folder not in in_force]
-    if any(folder.name == named_latest(checkpoints) for folder in left):
+    found, named = folders_of(checkpoints), named_latest(checkpoints)
+    # Somebody may have taken away what `latest` names: that must not cost the run the next one.
+    newest = named if checkpoints / named in found else final.name
+    in_force = [folder for folder in found if folder.name <= newest and folder.name < final.name]
+    left = [folder for folder in found if folder not in in_force]
+    if any(folder.name == named for folder in left):
         if in_force:
             name_latest(checkpoints, in_force[0].name)
         else:
             (checkpoints / LATEST).unlink()
     for folder in left:
-        tell(f"checkpoint {folder.name}, which this run did not come by, is {put_aside(folder).name} now")
+        went_on = f"the run went on from {in_force[0].name}" if in_force else "the run began anew"
+        tell(f"checkpoint {folder.name} is {put_aside(folder).name} now: {went_on}")
     pointer = _write_pointer(checkpoints, final.name)  # while a full disk still costs nothing
     aside.rename(final)
     try:

@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
+from math import inf
 from pathlib import Path
 
 from tokenization.errors import DataError, Where
@@ -55,6 +57,14 @@ def counted(reasons: Mapping[str, int], reason: str) -> dict[str, int]:
     return {**reasons, reason: reasons.get(reason, 0) + 1}
 
 
+def _number(line: bytes) -> float:
+    """Of a row in the quarantine file; infinite where the line cannot be read."""
+    try:
+        return json.loads(line)["number"]
+    except (ValueError, KeyError, TypeError):
+        return inf
+
+
 def told(reasons: Mapping[str, int]) -> str:
     """The counts in words, the most frequent first."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -64,7 +74,8 @@ def told(reasons: Mapping[str, int]) -> str:
 class Quarantine:
     """The quarantine file of a run, one JSON object a row in the order the rows were drawn and left out.
 
-    It holds the rows that are counted, against data.max_bad_rows too, and no others: each once, in its first pass.
+    It holds the rows that are counted, against data.max_bad_rows too, and no others: each once, in its first pass. They
+    are numbered as they are counted: a run that begins with another run's checkpoint has counted that one's too.
     """
 
     def __init__(self, folder: Path, known: int) -> None:
@@ -75,7 +86,8 @@ class Quarantine:
         """So many rows are worth a line in the log. It doubles, so that a long run is not told of each."""
         if self.path.is_file():
             lines = self.path.read_bytes().split(b"\n")[:-1]  # other line ends may stand in texts
-            os.truncate(self.path, sum(len(line) + 1 for line in lines[:known]))
+            kept = takewhile(lambda line: _number(line) <= known, lines)
+            os.truncate(self.path, sum(len(line) + 1 for line in kept))
 
     def add(self, rows: Sequence[BadRow], *, ends: bool = False) -> str:
         """Append rows, if any. Returns a line for the log, "" where it would come too soon after the one before.
@@ -84,7 +96,9 @@ class Quarantine:
         """
         if rows:
             with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+                for number, row in enumerate(rows, start=self._rows + 1):
+                    values = {"number": number, **asdict(row)}
+                    file.write(json.dumps(values, ensure_ascii=False) + "\n")
             self._rows += len(rows)
         if self._rows < self._next and not (ends and self._rows):
             return ""
