@@ -137,7 +137,7 @@ def test_eight_of_a_kind(ranks: RankPool, tmp_path: Path) -> None:
         checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / f"on{size}")
 
 
-@pytest.mark.parametrize("size", ALL[1:] if LONG else [Size(1, 1, 2), Size(4, 1, 1)], ids=str)
+@pytest.mark.parametrize("size", ALL[1:] if LONG else [Size(1, 1, 2), Size(1, 2, 1)], ids=str)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
