@@ -91,6 +91,16 @@ class Ended:
         return not begun or moment.at < begun[0]
 
     @property
+    def saving(self) -> int:
+        """The step whose checkpoint was being written when the first fault came: that of the last file of its rank
+        that tells. What `latest` is to say is written before the folder has its name."""
+        fault = self.fired[0]
+        steps = [
+            e.step for e in (*self.events, fault) if e.rank == fault.rank and e.at <= fault.at and e.step
+        ]
+        return max(steps, default=0)
+
+    @property
     def told(self) -> str:
         """All that is known of it, for the message of a trial that failed."""
         told = [f"rank {o['rank']}: {o.get('traceback') or o['value']}" for o in self.outcomes]

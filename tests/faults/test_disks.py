@@ -68,7 +68,7 @@ def test_a_disk_that_refuses(trials: Trials, straight: Callable[[str], Straight]
             trial.seconds = ended.after_s
             assert trial.seconds < OVER_S or not LONG, ended.told
             assert len(ended.messages()) == run.ranks, ended.told
-            assert max(visible(folder)) >= (ended.fired[0].step or STEPS) - 1, ended.told
+            assert max(visible(folder)) >= ended.saving - 1, ended.told
             messages = ended.messages()
             said = os.strerror(number or errno.EFBIG)
             assert all(said in message and str(folder) in message for message in messages.values()), (
