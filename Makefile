@@ -24,7 +24,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	$(BIN)/agenttune train configs/demo.yaml
 	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
-test: $(STAMP) ## set up and run all tests (17 minutes on 2 cores)
+test: $(STAMP) ## set up and run all tests (17 to 22 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest tests/distributed tests/faults
 
@@ -37,7 +37,7 @@ check: $(STAMP) ## lint, format, types, direction of imports
 FAULT_TRIALS ?= 1
 FAULT_SEED ?= 1
 
-faults: $(STAMP) ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (100 minutes)
+faults: $(STAMP) ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (2 hours)
 	FAULT_TRIALS=$(FAULT_TRIALS) FAULT_SEED=$(FAULT_SEED) ALL_LAYOUTS=1 RESUME_STOPS=500 DAMAGES=1000 \
 		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/faults tests/distributed/test_any_layout.py \
 		tests/unit/test_stream_resume.py tests/unit/test_manifest.py

@@ -129,15 +129,22 @@ def test_pairs(first: Size, ranks: RankPool, straight: Straight, tmp_path: Path)
             go_on(ranks, straight, second, saved, tmp_path / str(number))
 
 
+# On a long run also from each of them to all others, and back.
 def test_eight_of_a_kind(ranks: RankPool, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", **EIGHT)
     straight = straight_run(ranks, model, tmp_path, train={"steps": DONE + 1}, batch={"rows": 8})
     checkpoint = straight.checkpoint
-    for size in (Size(8, 1, 1), Size(1, 8, 1), Size(1, 1, 8)):
+    eights = (Size(8, 1, 1), Size(1, 8, 1), Size(1, 1, 8))
+    for size in eights:
         checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / f"on{size}")
+    for first in (*eights, *ALL) if LONG else ():
+        saved = go_on(ranks, straight, first, straight.checkpoint, tmp_path / f"first{first}")
+        for second in (*eights, *ALL) if first in eights else eights:
+            if second != first:
+                go_on(ranks, straight, second, saved, tmp_path / f"{first} {second}")
 
 
-@pytest.mark.parametrize("size", ALL[1:] if LONG else [Size(1, 1, 2), Size(1, 2, 1)], ids=str)
+@pytest.mark.parametrize("size", ALL[1:] if LONG else [Size(1, 1, 2), Size(4, 1, 1)], ids=str)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]

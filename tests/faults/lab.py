@@ -101,6 +101,13 @@ class Ended:
         return max(steps, default=0)
 
     @property
+    def named(self) -> int:
+        """The newest step whose checkpoint the rank of the first fault had given its name before it came; else 0."""
+        fault = self.fired[0]
+        mine = [e for e in self.events if e.rank == fault.rank and e.event == "rename" and e.at < fault.at]
+        return max((e.step for e in mine if e.step), default=0)
+
+    @property
     def told(self) -> str:
         """All that is known of it, for the message of a trial that failed."""
         told = [f"rank {o['rank']}: {o.get('traceback') or o['value']}" for o in self.outcomes]
