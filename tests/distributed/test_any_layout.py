@@ -29,6 +29,9 @@ class Size(NamedTuple):
     def overrides(self) -> list[str]:
         return layout(*self, sequence=self.tensor > 2)
 
+    def __str__(self) -> str:
+        return "x".join(str(ranks) for ranks in self)
+
 
 CHAIN = [
     Size(2, 2, 1),
@@ -47,12 +50,16 @@ OTHERS = [
     *(Size(1, 1, 2), Size(1, 2, 1), Size(1, 2, 2), Size(1, 3, 2)),
     *(Size(1, 4, 2), Size(2, 1, 1), Size(2, 1, 4), Size(4, 1, 1)),
 ]
-"""With those of the chain all up to 8 ranks that the model and a batch of 4 rows can be divided into, and one more."""
+EIGHTS = [Size(8, 1, 1), Size(1, 8, 1), Size(1, 1, 8)]
+SMALL = CHAIN + OTHERS
+ALL = SMALL + EIGHTS
+"""All of up to 8 ranks in powers of two, and one more."""
+
 LONG = os.environ.get("ALL_LAYOUTS") == "1"
-"""Each of these 18 from each other: 306 pairs."""
-ALL = CHAIN + OTHERS
-EIGHT: dict[str, Any] = {"num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 8}
-"""A model that eight ranks of any kind divide: a KV head for each tensor rank, as a 70B model is trained."""
+"""Each of these 21 from each other, with an untied and with a tied head: 2 x 420 pairs."""
+HEADS = ["untied", "tied"] if LONG else ["untied"]
+WIDE = [f"{head}-wide" for head in HEADS]
+"""Of a model that eight ranks of a kind can divide: it has a KV head for each of them, as a 70B model is trained."""
 
 
 class Straight(NamedTuple):
@@ -76,8 +83,18 @@ def straight_run(ranks: RankPool, model: Path, folder: Path, /, **changes: dict[
 
 
 @pytest.fixture(scope="module")
-def straight(ranks: RankPool, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    return straight_run(ranks, model, tmp_path_factory.mktemp("straight"))
+def straight(
+    request: pytest.FixtureRequest, ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
+) -> Straight:
+    """Of the model a test names."""
+    folder = tmp_path_factory.mktemp(request.param)
+    changes: dict[str, Any] = {"tie_word_embeddings": not request.param.startswith("untied")}
+    if request.param not in WIDE:
+        return straight_run(ranks, write_model(folder / "model", **changes), folder)
+    changes |= {"num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 8}
+    steps = DONE + (MORE if LONG else 1)
+    model = write_model(folder / "model", **changes)
+    return straight_run(ranks, model, folder, train={"steps": steps}, batch={"rows": 8})
 
 
 def gathered(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -115,36 +132,49 @@ def go_on(ranks: RankPool, straight: Straight, size: Size, checkpoint: Path, run
     return saved
 
 
-def test_a_chain_of_layouts(ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+def name(value: Any) -> str:
+    """In the name of a test."""
+    return f"on {len(value)}" if isinstance(value, list) else str(value)
+
+
+CHAINS = [*((head, CHAIN[1:]) for head in HEADS), *((head, EIGHTS) for head in WIDE)]
+
+
+@pytest.mark.parametrize(("straight", "chain"), CHAINS, indirect=["straight"], ids=name)
+def test_a_chain_of_layouts(chain: list[Size], ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     checkpoint = straight.checkpoint
-    for number, size in enumerate(CHAIN[1:]):
+    for number, size in enumerate(chain):
         checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / str(number))
 
 
-@pytest.mark.parametrize("first", ALL if LONG else CHAIN[-2:-1], ids=str)
-def test_pairs(first: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
+PAIRS = [(head, first, SMALL) for head in HEADS for first in SMALL]
+PAIRS += [(head, first, ALL if first in EIGHTS else EIGHTS) for head in WIDE for first in ALL]
+
+
+@pytest.mark.parametrize(
+    ("straight", "first", "seconds"),
+    PAIRS if LONG else [("untied", CHAIN[-2], CHAIN[-1:])],
+    indirect=["straight"],
+    ids=name,
+)
+def test_pairs(first: Size, seconds: list[Size], ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     saved = go_on(ranks, straight, first, straight.checkpoint, tmp_path / "first")
-    for number, second in enumerate(ALL if LONG else CHAIN[-1:]):
+    for number, second in enumerate(seconds):
         if second != first:
             go_on(ranks, straight, second, saved, tmp_path / str(number))
 
 
-# On a long run also from each of them to all others, and back.
-def test_eight_of_a_kind(ranks: RankPool, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model", **EIGHT)
-    straight = straight_run(ranks, model, tmp_path, train={"steps": DONE + 1}, batch={"rows": 8})
-    checkpoint = straight.checkpoint
-    eights = (Size(8, 1, 1), Size(1, 8, 1), Size(1, 1, 8))
-    for size in eights:
-        checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / f"on{size}")
-    for first in (*eights, *ALL) if LONG else ():
-        saved = go_on(ranks, straight, first, straight.checkpoint, tmp_path / f"first{first}")
-        for second in (*eights, *ALL) if first in eights else eights:
-            if second != first:
-                go_on(ranks, straight, second, saved, tmp_path / f"{first} {second}")
+STEPS = [(head, size) for head in HEADS for size in SMALL[1:]] + [
+    (head, size) for head in WIDE for size in EIGHTS
+]
 
 
-@pytest.mark.parametrize("size", ALL[1:] if LONG else [Size(1, 1, 2), Size(4, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("straight", "size"),
+    STEPS if LONG else [("untied", Size(1, 1, 2)), ("untied", Size(4, 1, 1))],
+    indirect=["straight"],
+    ids=name,
+)
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
