@@ -137,10 +137,6 @@ def check_files(config: Config) -> None:
             f"model.path={config.model.path} would be put aside by checkpoint.resume=never, which begins anew in its "
             f"place: set run.output_dir to another folder than {config.run.output_dir}"
         )
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
-        raise ConfigError(
-            f"checkpoint.resume={resume}: no such folder; must be auto, never or a checkpoint folder"
-        )
 
 
 def _check_model_folder(path: str) -> None:

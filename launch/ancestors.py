@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from pathlib import Path
 
 from trainer.data.notices import LAUNCHER_VARIABLE
+from trainer.hang import ended
 
 LAUNCHERS = ("deepspeed", "agenttune", "torchrun", "torch.distributed", "launch/train.py", "launch.cli")
 """What stands in the first words of a launcher's command line, after the interpreter."""
@@ -54,7 +54,7 @@ def die_with_launcher() -> None:
 
 
 def _wait_and_exit(descriptors: list[int]) -> None:
-    select.select(descriptors, [], [])
+    ended(descriptors, None)
     os._exit(1)
 
 

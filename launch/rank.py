@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 import warnings
 from collections.abc import Sequence
 
@@ -21,6 +20,9 @@ from trainer.data.ahead import start_workers
 from trainer.data.open import open_data
 from trainer.guard import GuardError
 from trainer.watchdog import Watchdog
+
+ALIKE = (ConfigError, DataError, GuardError, CheckpointError)
+"""What all ranks meet."""
 
 
 def run_rank(path: str, overrides: Sequence[str]) -> int:
@@ -40,20 +42,19 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
         with watch:
             config = load_config(path, overrides)
             watch.limit_s = config.run.hang_seconds
-            watch.code = _train(config)
+            watch.code = _train(config, watch)
         hear_no_more()
         return watch.code
-    except (ConfigError, DataError, GuardError, CheckpointError) as error:
+    except ALIKE as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if watch.tells():
             raise
-        time.sleep(3)
         return getattr(error, "exit_code", 1)
     except Exception as error:
         raise RuntimeError(f"rank {rank}: {type(error).__name__}: {error}") from error
 
 
-def _train(config: Config) -> int:
+def _train(config: Config, watch: Watchdog) -> int:
     layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     data = open_data(config, builder, first=first, workers=config.data.workers)
@@ -68,6 +69,9 @@ def _train(config: Config) -> int:
     run = build_run(config, layout, data)
     try:
         code = train(run)
+    except ALIKE:
+        watch.meets_alike()
+        raise
     finally:
         if run.tracker:
             run.tracker.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from trainer.board import Member, members
-from trainer.hang import end_job, is_claimed
+from trainer.hang import end_job, ended, is_claimed
 
 ENTRY = Path(__file__).with_name("train.py")
 _LOOK_S = 0.2
@@ -99,15 +98,15 @@ class Ranks:
         kill_at = float("inf")
         while self._running or len(self._known) < self._count:
             self._look()
-            ended, _, _ = select.select([launcher, *self._running], [], [], _LOOK_S)
+            gone = ended([launcher, *self._running], _LOOK_S)
             now = time.monotonic()
-            for descriptor in set(ended) - {launcher}:
+            for descriptor in gone - {launcher}:
                 member = self._known[self._running.pop(descriptor)]
                 os.close(descriptor)
                 if self.first_failed is None and not _is_finished(member):
                     self.first_failed = member.rank
                     kill_at = now if member.board and member.board.page.told else now + _GRACE_S
-            if launcher in ended:
+            if launcher in gone:
                 return
             left = [member for member in self._left() if not _is_finished(member)]
             due = [member.board.due for member in left if member.board]
@@ -115,7 +114,7 @@ class Ranks:
                 end_job(left, ())
             if now >= kill_at or self.hang:
                 _kill(left)
-        if not select.select([launcher], [], [], 0)[0]:
+        if not ended([launcher], 0):
             self.ended_launcher = True
             self._launcher.kill()
 

@@ -64,7 +64,7 @@ class Guard:
         first, output = step - self.in_a_row + 1, config.run.output_dir
         return GuardError(
             f"step {step}: {fault}; {self.in_a_row} steps in a row could not be taken, guard.patience is "
-            f"{config.guard.patience}. Weights and moments, as before the first of them, are saved. If a step before "
+            f"{config.guard.patience}. Weights and moments are as they were before the first of them. If a step before "
             f"it has ruined them, go back: checkpoint.resume={output}/checkpoints/step-… names an earlier one, which "
             f"checkpoint.keep has not deleted, and lower optimizer.lr. If the rows are to blame "
             f"({show_rows(output, first, step, config.batch.rows)}), raise guard.patience to go on behind them"

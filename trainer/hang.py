@@ -10,7 +10,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from linecache import getline
 
@@ -81,6 +81,14 @@ def is_awake(member: Member) -> bool:
 
 def is_claimed(board: Board) -> bool:
     return time.monotonic() - board.page.claimed < CLAIM_S
+
+
+def ended(processes: Iterable[int], seconds: float | None) -> set[int]:
+    """Those of some process descriptors whose process has ended, as soon as one has, or `seconds` are over."""
+    poll = select.poll()  # select() takes no descriptor from 1024 on, and a file of data is one or two
+    for descriptor in processes:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)}
 
 
 def end_job(members: Sequence[Member], expected: Collection[int]) -> None:
@@ -234,9 +242,7 @@ def _await_end(pids: Sequence[int], seconds: float) -> None:
         with contextlib.suppress(AttributeError, OSError):
             descriptor = os.pidfd_open(pid)
             try:
-                ended = select.poll()  # select() takes no descriptor from 1024 on
-                ended.register(descriptor, select.POLLIN)
-                ended.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                ended([descriptor], max(0.0, deadline - time.monotonic()))
             finally:
                 os.close(descriptor)
 

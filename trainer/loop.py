@@ -15,6 +15,7 @@ from tokenization.errors import DataError
 from trainer.checkpoint.choice import goes_on
 from trainer.checkpoint.progress import Progress, model_digest
 from trainer.checkpoint.saver import Saver
+from trainer.checkpoint.store import CheckpointError
 from trainer.data.bad_rows import Quarantine
 from trainer.data.prefetch import Prefetch
 from trainer.data.report import table
@@ -65,8 +66,9 @@ def train(run: Run) -> int:
             try:
                 batch, data, bad_rows = next(batches)
             except DataError:
-                if run.quarantine and batches.bad_rows:
-                    run.quarantine.add(batches.bad_rows)
+                with _told(run, OSError):
+                    if run.quarantine and batches.bad_rows:
+                        run.quarantine.add(batches.bad_rows)
                 raise
             taken = train_step(run.parts, batch, step, guard, wishes, begun, data.hash)
             beat(step)
@@ -81,7 +83,8 @@ def train(run: Run) -> int:
             if said and run.tracker:
                 run.tracker.say(said)
             if ends or (every and step % every == 0):
-                save(run, saver, step, data, guard, ends=ends)
+                with _told(run, CheckpointError if given_up else ()):
+                    save(run, saver, step, data, guard, ends=ends)
             _tell_news(run, saver)
             if given_up:
                 raise given_up
@@ -126,13 +129,20 @@ def _settled(run: Run, saver: Saver) -> Iterator[Saver]:
     try:
         yield saver
     except DataError:
-        try:
+        with _told(run, Exception):
             saver.settle()
-        except Exception as error:
-            if run.tracker:
-                run.tracker.say(f"the checkpoint in the background came to nothing: {error}")
         _tell_news(run, saver)
         raise
+
+
+@contextmanager
+def _told(run: Run, kinds: type[Exception] | tuple[()]) -> Iterator[None]:
+    """Where the run ends for another reason: such an error is told and does not hide that."""
+    try:
+        yield
+    except kinds as error:
+        if run.tracker:
+            run.tracker.say(f"{type(error).__name__}: {error}")
 
 
 def _tell_news(run: Run, saver: Saver) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -17,13 +19,16 @@ except ImportError:  # no POSIX
 LOCK = ".lock"
 _GRACE_S = 10.0
 """A job that was just killed may take so long to be gone."""
+_LEASE_S = 120.0
+"""The server of a network disk may keep the lock of a machine that is gone for its lease, 90 s by Linux's default."""
 
 
-def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
+def lock_output(folder: Path, grace_s: float | None = None) -> int | None:
     """Hold `folder` as long as this process lives, or until the returned descriptor is closed.
 
     The system lets go of it whatever way the process ends, so none is ever left over. None where the file system has
-    no locks. Raises ConfigError where another process holds it for longer than `grace_s` seconds.
+    no locks. Raises ConfigError where another process holds it for longer than `grace_s` seconds; None: as long as one
+    that is gone may hold it, which is longer on another machine.
     """
     if fcntl is None:
         return None
@@ -35,16 +40,19 @@ def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waited = time.monotonic() - begun
+            host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").strip().partition(" ")
+            who = f" (process {process} on {host})" if process else ""
+            grace = (_LEASE_S if process and host != _host() else _GRACE_S) if grace_s is None else grace_s
             if waited > 1 and not told:
                 print(
-                    f"{folder}: another job trains there; its end is awaited for {grace_s:g} s",
+                    f"{folder}: another job trains there{who}; its end is awaited for {grace:g} s",
                     file=sys.stderr,
                 )
                 told = True
-            if waited > grace_s:
+            if waited > grace:
                 os.close(descriptor)
                 raise ConfigError(
-                    f"run.output_dir={folder}: another job trains there; wait for its end or stop it, or name "
+                    f"run.output_dir={folder}: another job trains there{who}; wait for its end or stop it, or name "
                     "another folder"
                 ) from None
             time.sleep(0.1)
@@ -52,4 +60,11 @@ def lock_output(folder: Path, grace_s: float = _GRACE_S) -> int | None:
             os.close(descriptor)
             return None
         else:
+            with contextlib.suppress(OSError):  # a full disk does not make the lock less
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{_host()} {os.getpid()}\n".encode(), 0)
             return descriptor
+
+
+def _host() -> str:
+    return socket.gethostname().replace(" ", "-")

@@ -16,11 +16,12 @@ import faulthandler
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Self
 
 import psutil
 
-from trainer.board import Board, Member, job_of, members
+from trainer.board import Board, Member, Page, job_of, members
 from trainer.hang import CLAIM_S, answer, be_askable, end_job, is_awake, is_claimed
 
 START_S = 1800.0
@@ -72,13 +73,28 @@ class Watchdog:
         page = self._board.page
         page.awake, page.code = 0.0, getattr(error, "exit_code", 1) if error else self.code
 
-    def tells(self) -> bool:
-        """After an error that all ranks meet alike: whether this one tells of it. One of each machine does."""
-        page, ranks = self._board.page, self._machine()
-        page.alike = True
+    def meets_alike(self) -> None:
+        """An error that all ranks meet: this one will tell of it, though it may have logs to close before."""
+        self._board.page.alike = True
+
+    def tells(self, patience_s: float = 10.0) -> bool:
+        """After an error that all ranks meet alike: whether this one tells of it. One of each machine does.
+
+        It is the lowest, or another in its place where that does not come to it in `patience_s` seconds.
+        """
+        self.meets_alike()
+        others = [(member.rank, member.board.page) for member in self._machine()[1:] if member.board]
+
+        def is_first(comes: Callable[[Page], bool]) -> bool:
+            before = [rank < self._rank and comes(page) for rank, page in others]
+            return not any(before) and not any(page.told for _, page in others)
+
+        page = self._board.page
         time.sleep(_ALIKE_S)
-        others = [(member.rank, member.board.page) for member in ranks[1:] if member.board]
-        page.told = not any(theirs.told or (theirs.alike and rank < self._rank) for rank, theirs in others)
+        page.told = is_first(lambda page: page.alike)
+        if not page.told:
+            time.sleep(patience_s)  # ended meanwhile, as a rule
+            page.told = is_first(lambda page: page.code >= 0)
         return page.told
 
     def beat(self, step: int | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import psutil
 import pytest
 
 from launch.ranks import Ranks
+
+pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 2.0
@@ -242,6 +245,25 @@ def test_no_rank_outlives_one_that_failed() -> None:
     assert not job.ranks.hang
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """A file of data is a descriptor or two of the command's: some thousand files, and theirs have higher numbers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    yield
+    for descriptor in descriptors:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_ranks_are_watched_however_many_files_are_open() -> None:
+    job = Job(command("time.sleep(1); 1 / 0", limit=1000), command("wait()", limit=1000))
+    assert job.end() == 1
+    assert job.ranks.first_failed == 0
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_early_exit_is_a_failure_whatever_its_code(count: int) -> None:
     job = Job(*[command("time.sleep(1); os._exit(0)")] * count)
@@ -267,13 +289,27 @@ def test_a_job_that_ends_well(code: int) -> None:
     assert not job.ranks.hang
 
 
+TELL = "import atexit; atexit.register(lambda: (print(watch.tells(2)), time.sleep(1)))"
+FAIL = "error = ValueError('bad'); error.exit_code = 3; time.sleep({}); raise error"
+
+
+def told(machine: Machine) -> list[str]:
+    return [rank.communicate(timeout=LATE_S)[0].split()[-1] for rank in machine.ranks]
+
+
 def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
-    fail = "error = ValueError('bad'); error.exit_code = 3; time.sleep({}); raise error"
-    tell = "import atexit; atexit.register(lambda: (print(watch.tells()), time.sleep(1)))"
     for late in (0.2, 0.1, 0.8):
-        machine.start(command(fail.format(late), before=tell))
-    said = [rank.communicate(timeout=LATE_S)[0].split()[-1] for rank in machine.ranks]
-    assert sorted(said) == ["False", "False", "True"]
+        machine.start(command(FAIL.format(late), before=TELL))
+    assert sorted(told(machine)) == ["False", "False", "True"]
+
+
+@pytest.mark.parametrize(("seconds", "others"), [(1.5, ["False", "False"]), (6, ["True", "False"])])
+def test_the_rank_that_has_logs_to_close_tells(seconds: float, others: list[str], machine: Machine) -> None:
+    """Nobody ends it meanwhile, unless it takes too long: then another tells in its place, and the job ends."""
+    closes = f"watch.meets_alike(); {FAIL.format(seconds)}"
+    for work in (closes, FAIL.format(0.7), FAIL.format(0.8)):
+        machine.start(command(work, before=TELL, limit=1000))
+    assert told(machine) == ["True", *others]
 
 
 def test_no_stopped_rank_is_left_behind_by_its_launcher() -> None:

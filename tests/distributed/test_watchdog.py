@@ -11,6 +11,8 @@ import psutil
 import pytest
 from jobs import END_CODES, HELD_GIL, LAUNCHERS, LIMIT_S, Folder, endless, kill_all, planted, prepared, stop
 
+pytestmark = pytest.mark.alone
+
 HANG_S = 3.0
 END_S = 2.0
 """Within which a job is to end once it is known to hang, or once a rank of it has failed."""

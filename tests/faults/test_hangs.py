@@ -23,6 +23,8 @@ from tests.distributed.jobs import (
     stop,
 )
 
+pytestmark = pytest.mark.alone
+
 HANG_S = 3.0
 END_S = 2.0
 """Within which all is to be gone once it is known to hang."""

@@ -20,6 +20,8 @@ from trials import LONG, Trials
 from configs.errors import REQUEUE
 from tests.distributed.jobs import AGENTTUNE, Folder, kill_all
 
+pytestmark = pytest.mark.alone
+
 CYCLES = 10 if LONG else 2
 START_S = 6.0
 """About what a job takes to its first step where nothing else runs."""

@@ -132,7 +132,6 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"model__path": "absent"}, ["model.path=absent", "no such folder", "Hugging Face folder", "download"]),
     ({"model__path": "empty"}, ["model.path=empty", "no config.json", "Hugging Face folder", "download"]),
-    ({"checkpoint__resume": "absent"}, ["checkpoint.resume=absent", "no such folder", "auto, never or"]),
     # products
     (
         {"parallel__tensor": 3, "parallel__pipeline": 1},

@@ -76,7 +76,7 @@ def test_too_many_in_a_row_end_the_run_and_others_do_not() -> None:
     well, bad = (1.0, 1.0), (nan, 1.0)
     assert after(well, bad, bad, well, bad, bad).skipped == 4
     with pytest.raises(
-        GuardError, match=r"step 4: loss nan.*3 steps in a row.*guard.patience is 3.*are saved"
+        GuardError, match=r"step 4: loss nan.*3 steps in a row.*guard.patience is 3.*are as they were before"
     ):
         after(well, bad, bad, bad)
 

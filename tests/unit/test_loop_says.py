@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 from streams import Row, stream_of
 
 from configs.errors import REQUEUE
-from configs.schema import BatchConfig, CheckpointConfig, Config
+from configs.schema import BatchConfig, CheckpointConfig, Config, GuardConfig
+from tokenization.errors import DataError
 from trainer import loop
+from trainer.checkpoint.store import CheckpointError
 from trainer.data.bad_rows import Quarantine
-from trainer.guard import Guard
+from trainer.guard import Guard, GuardError
 from trainer.step import Taken, Wishes
 
 STEPS = 40
@@ -67,3 +71,39 @@ def test_few_lines_and_the_total_where_the_run_ends(
     assert told[-1].startswith(f"{rows} bad row(s) left out in all, each told in {run.quarantine.path}")
     assert said[said.index(told[-1]) + 1] == f"saved {stopped_at or STEPS}"
     assert said[-1] == last
+
+
+@pytest.mark.parametrize("data_ends", [False, True])
+def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
+    data_ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    report: Any = None
+
+    def refuse(*_: object, **others: object) -> None:
+        raise CheckpointError("checkpoint of step 1 was given up")
+
+    def full(*_: object, **others: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "quarantine.jsonl")
+
+    taken = Taken(report, replace(Guard(), in_a_row=1), "loss nan", Wishes(stop=False))
+    monkeypatch.setattr(loop, "train_step", lambda *_: taken)
+    monkeypatch.setattr(loop, "save", refuse)
+    monkeypatch.setattr(
+        loop, "saver_of", lambda run: SimpleNamespace(failed=False, news=list, settle=lambda: None)
+    )
+    monkeypatch.setattr(loop, "StopRequest", lambda: SimpleNamespace(wished=False))
+    config = Config(batch=BatchConfig(rows=4), guard=GuardConfig(patience=1))
+    bad: list[Row] = ["no JSON"] * 60
+    run: Any = SimpleNamespace(
+        parts=SimpleNamespace(config=config, steps=STEPS),
+        stream=stream_of({"agent": bad, "general": bad} if data_ends else DATA, on_error="skip"),
+        done=0,
+        guard=Guard(),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
+        quarantine=SimpleNamespace(add=full if data_ends else lambda *_, ends: ""),
+    )
+    with pytest.raises(DataError if data_ends else GuardError):
+        loop.train(run)
+    (told,) = said
+    assert ("No space left on device" if data_ends else "checkpoint of step 1 was given up") in told

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,8 +41,9 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 def test_a_second_job_is_refused_until_the_first_is_gone_however_it_ends(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = holder(folder)
+    who = re.escape(f"(process {first.pid} on {socket.gethostname()})")
     try:
-        with pytest.raises(ConfigError, match=f"run.output_dir={folder}: another job trains there; wait"):
+        with pytest.raises(ConfigError, match=f"={folder}: another job trains there {who}; wait"):
             lock_output(folder, grace_s=0.2)
         begun = time.monotonic()
         first.send_signal(signal.SIGKILL)
@@ -60,3 +63,25 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch
     assert output_lock.fcntl
     monkeypatch.setattr(output_lock.fcntl, "flock", refuse)
     assert lock_output(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("holder", "seconds"), [(f"{socket.gethostname()} 1", 10), ("lost-node 1", 120), ("", 10)]
+)
+def test_a_machine_that_was_lost_is_awaited_longer(
+    holder: str, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of network disks gives its lock up when its lease is over."""
+
+    def refuse(*_: object) -> None:
+        raise BlockingIOError
+
+    assert output_lock.fcntl
+    (tmp_path / output_lock.LOCK).write_text(holder)
+    monkeypatch.setattr(output_lock.fcntl, "flock", refuse)
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(ConfigError, match="another job trains there"):
+        lock_output(tmp_path)
+    assert next(clock) == seconds + 2

@@ -33,10 +33,14 @@ def test_resume_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "goes on from its own step-00000007" in capsys.readouterr().err
     assert chosen(str(own)) == own
     assert capsys.readouterr().err == ""
+    assert chosen(str(tmp_path / "deleted")) == own  # by the other run's checkpoint.keep, say
+    assert "deleted is not there (any more): the run goes on from its own step-" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="step-00000009: no such folder"):
+        chosen(str(step_folder(tmp_path / "checkpoints", 9)))
     own.rename(tmp_path / "away")
     assert chosen(str(other)) == other
-    with pytest.raises(ConfigError, match="elsewhere: no such folder"):
-        chosen(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match="deleted: no such folder; name a checkpoint, auto or never"):
+        chosen(str(tmp_path / "deleted"))
 
 
 def damaged_run(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -234,6 +236,68 @@ def test_prune_leaves_what_is_newer_than_the_one_in_force(tmp_path: Path) -> Non
         "step-00000003",
         "step-00000004",
     ]
+
+
+def test_prune_goes_on_where_one_cannot_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody loses half of what is write-protected, nor what a link leads to; and it is said."""
+    folders(tmp_path / "checkpoints", [1, 2, 3, 4, 5])
+    checkpoints, archive = tmp_path / "checkpoints", tmp_path / "archive"
+    for folder in checkpoints.iterdir():
+        write_text(folder / "weights", "x")
+    step_folder(checkpoints, 2).rename(archive)
+    step_folder(checkpoints, 2).symlink_to(archive)
+    protected = step_folder(checkpoints, 3)
+    protected.chmod(0o500)
+    # Whoever runs the tests as root may write all the same.
+    monkeypatch.setattr(os, "access", lambda path, mode: bool(Path(path).stat().st_mode & 0o200))
+    said: list[str] = []
+    prune(checkpoints, 1, tell=said.append)
+    assert names(checkpoints) == ["step-00000003", "step-00000005"]
+    assert names(archive) == names(protected) == ["weights"]
+    (told,) = said
+    assert told.startswith("checkpoint step-00000003 could not be deleted: ")
+    assert str(protected) in told
+    protected.chmod(0o700)
+    prune(checkpoints, 1)
+    assert names(checkpoints) == ["step-00000005"]
+
+
+def test_what_cannot_be_deleted_keeps_no_later_save_from_its_end(
+    single_rank: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network disk a file that another process reads cannot be, nor its folder."""
+    unlink = os.unlink
+
+    def refuse(path: str, **options: Any) -> None:
+        if str(path).startswith(".nfs"):
+            raise OSError(errno.EBUSY, "Device or resource busy", path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    for step in range(1, 6):
+        folder = commit(tmp_path, step, single_rank, writer(str(step)))
+        prune(tmp_path, 1)
+        (folder / ".nfs0001").touch()
+    left = [f".step-0000000{step}.gone" for step in range(1, 5)]
+    assert names(tmp_path) == [*left, "latest", "step-00000005"]
+    monkeypatch.undo()
+    (tmp_path / ".step-00000001.partial").symlink_to(tmp_path)
+    commit(tmp_path, 6, single_rank, writer("6"))
+    assert names(tmp_path) == ["latest", "step-00000005", "step-00000006"]
+
+
+def test_a_disk_that_fails_after_the_end_does_not_take_it_back(
+    single_rank: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        if (tmp_path / "latest").exists():
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(store, "flush", refuse)
+    said: list[str] = []
+    assert commit(tmp_path, 1, single_rank, writer("x"), said.append) == newest(tmp_path)
+    (told,) = said
+    assert told.startswith("checkpoint step-00000001 is in force, but a power cut may still take it: ")
 
 
 @pytest.mark.parametrize("step", [2, 3])

@@ -19,8 +19,8 @@ def resume_folders(config: Config) -> list[Path]:
     """The checkpoints to go on from, the next where one is damaged; none for a fresh start. Raises ConfigError for a
     folder that is not there; tells where one that is named is not taken.
 
-    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those.
-    One of its own is gone back to. What is named is not replaced by another.
+    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those, be the
+    folder still there or not. One of its own is gone back to. What is named is not replaced by another.
     """
     resume = config.checkpoint.resume
     checkpoints = Path(config.run.output_dir) / "checkpoints"
@@ -34,23 +34,23 @@ def resume_folders(config: Config) -> list[Path]:
             tell_once(f"{checkpoints / LATEST} names {found[0].name}: {', '.join(passed)} passed over")
         return found
     folder = Path(resume)
+    if folder.is_dir():
+        check_is_one(folder)
+    if goes_on(config) and (own := committed(checkpoints)):
+        begins = "is where this run began" if folder.is_dir() else "is not there (any more)"
+        tell_once(
+            f"checkpoint.resume={resume} {begins}: the run goes on from its own {own[0].name} "
+            "(with another run.output_dir a new run begins with what is named)"
+        )
+        return own
     if not folder.is_dir():
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
-    check_is_one(folder)
-    if not goes_on(config):
-        if not is_name(own_name(config, folder)):
-            raise ConfigError(
-                f"checkpoint.resume={resume}: is no checkpoint in force; to go back to it give it a name like "
-                "step-00000100, or begin another run there: with another run.output_dir"
-            )
-        return [folder]
-    own = committed(checkpoints)
-    if own:
-        tell_once(
-            f"checkpoint.resume={resume} is where this run began: it goes on from its own {own[0].name} "
-            "(with another run.output_dir a new run begins there)"
+    if not goes_on(config) and not is_name(own_name(config, folder)):
+        raise ConfigError(
+            f"checkpoint.resume={resume}: is no checkpoint in force; to go back to it give it a name like "
+            "step-00000100, or begin another run there: with another run.output_dir"
         )
-    return own or [folder]
+    return [folder]
 
 
 def goes_on(config: Config) -> bool:

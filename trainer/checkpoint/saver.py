@@ -60,6 +60,7 @@ class Saver:
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
         self._news: deque[str] = deque()
+        self._told: set[str] = set()
 
     @property
     def failed(self) -> bool:
@@ -123,10 +124,16 @@ class Saver:
         folder = commit(self._checkpoints, progress.step, self._grid, write, self._news.append)
         if self._grid.is_main:
             try:
-                prune(self._checkpoints, self._config.checkpoint.keep, is_doubtful)
+                prune(self._checkpoints, self._config.checkpoint.keep, is_doubtful, self._tell_once)
             except OSError as error:  # no reason to end a run whose checkpoint is safe
-                self._news.append(f"an old checkpoint could not be deleted: {error}")
+                self._tell_once(f"old checkpoints could not be looked for: {error}")
             self._news.append(f"checkpoint of step {progress.step}: {folder}")
+
+    def _tell_once(self, said: str) -> None:
+        """What would be said again after each save."""
+        if said not in self._told:
+            self._told.add(said)
+            self._news.append(said)
 
     def _write_some(self, folder: Path, some: list[Snapshot], failures: Postponed) -> Records | None:
         """Write what this rank has of some shards; None where there are none. They are let go of at its end."""

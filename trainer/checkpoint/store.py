@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -89,8 +91,9 @@ def commit(
     def prepare() -> Records:
         if grid.is_main:
             for left in [*checkpoints.glob(".step-*.partial"), *checkpoints.glob(".step-*.gone")]:
-                shutil.rmtree(left)  # by a process that was killed
-            (aside / "training_state").mkdir(parents=True)
+                _delete(left)  # by a process that was killed
+            aside.mkdir(parents=True)  # names what could not be deleted, where that is in the way
+            (aside / "training_state").mkdir()
             flush(checkpoints.parent)
         return {}
 
@@ -136,7 +139,10 @@ def _replace(final: Path, aside: Path, tell: Callable[[str], None]) -> None:
     except OSError:
         final.rename(aside)
         raise
-    flush(checkpoints)
+    try:
+        flush(checkpoints)
+    except OSError as error:  # it is in force all the same
+        tell(f"checkpoint {final.name} is in force, but a power cut may still take it: {error}")
 
 
 def folders_of(checkpoints: Path) -> list[Path]:
@@ -206,12 +212,16 @@ def committed(checkpoints: Path) -> list[Path]:
 
 
 def prune(
-    checkpoints: Path, keep: int | None, doubtful: Callable[[Path], bool] = lambda folder: False
+    checkpoints: Path,
+    keep: int | None,
+    doubtful: Callable[[Path], bool] = lambda folder: False,
+    tell: Callable[[str], None] = lambda said: None,
 ) -> None:
     """Delete all but the `keep` newest of the checkpoints that a run may go on from; None keeps all.
 
     Those that are `doubtful` do not count: of them none is kept but the newest checkpoint of all. Others, of a course
-    that the run has left, are not touched and do not count either.
+    that the run has left, are not touched and do not count either. `tell` hears of one that cannot be deleted, which
+    is no reason to end a run.
     """
     if not keep:
         return
@@ -219,13 +229,27 @@ def prune(
     kept = [*folders[:1], *[folder for folder in folders if not doubtful(folder)][:keep]]
     for folder in folders:
         if folder not in kept:
-            _remove(folder)
+            try:
+                _remove(folder)
+            except OSError as error:
+                tell(f"checkpoint {folder.name} could not be deleted: {error}")
 
 
 def _remove(folder: Path) -> None:
     """Take a committed folder's name away before its files, so that no half of it is ever seen under it."""
-    gone = folder.with_name(f".{folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    if folder.is_dir():
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    if folder.is_symlink():  # it lies elsewhere, on a disk for what is to stay
+        folder.unlink()
+        return
+    if not os.access(folder, os.W_OK):  # half of it could be gone before that is found out
+        raise PermissionError(errno.EACCES, "it is write-protected", str(folder))
+    gone = unused(folder.with_name(f".{folder.name}.gone"))
+    folder.rename(gone)
+    _delete(gone)
+
+
+def _delete(left: Path) -> None:
+    """As far as the system lets: the rest, as of a file that another process of an NFS client reads, is for later."""
+    if left.is_symlink():
+        left.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(left, ignore_errors=True)
