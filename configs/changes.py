@@ -19,15 +19,20 @@ _FREE = ("run", "parallel", "checkpoint", "wandb", "train", "model.path", "data.
 def changes(before: Path, config: Config) -> list[str]:
     """`optimizer.lr 0.003 -> 0.001` for each key that had another value in the config that was saved; none where that
     cannot be read. Where data lie is left out: whether they are the same is asked of the data."""
-    try:
-        was = dict(_flat(OmegaConf.to_container(OmegaConf.load(before)), ()))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
-        return []
+    was = saved_settings(before)
     now = dict(_flat(OmegaConf.to_container(OmegaConf.structured(config)), ()))
     told = [key for key in now if not key.startswith(_FREE) and not key.endswith(".path")]
     return [
         f"{key} {_show(was[key])} -> {_show(now[key])}" for key in told if key in was and was[key] != now[key]
     ]
+
+
+def saved_settings(file: Path) -> dict[str, Any]:
+    """Dotted keys and values of a config that was saved; empty where it cannot be read."""
+    try:
+        return dict(_flat(OmegaConf.to_container(OmegaConf.load(file)), ()))
+    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException):
+        return {}
 
 
 def _flat(value: Any, at: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
 from configs.schema import Config, SourceConfig
 from configs.shapes import ModelShape
+from configs.weights import check_weights
 
 
 def check_config(
@@ -151,6 +152,7 @@ def _check_model_folder(path: str) -> None:
                 f"model.path={path}: {fault}; must be a Hugging Face folder: "
                 "download one, or make one with agenttune init-model"
             )
+    check_weights(Path(path))
 
 
 def _check_processes(layout: Layout, processes: int | None) -> None:

@@ -172,8 +172,9 @@ def _count(values: dict[str, Any], key: str, file: Path, absent: int | None = No
 
 
 def _rope(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """`rope_parameters` as they are, or made of the older `rope_theta` and `rope_scaling`."""
-    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    """`rope_parameters` as they are, or made of the older `rope_theta` and `rope_scaling`, which transformers prefers
+    where somebody has added it."""
+    given = values.get("rope_scaling") or values.get("rope_parameters") or {}
     rope = {key: value for key, value in given.items() if key != "type"}
     rope.setdefault("rope_type", given.get("type", "default"))
     rope.setdefault("rope_theta", values.get("rope_theta", 10000.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -67,14 +68,18 @@ def _train(config: Config, watch: Watchdog) -> int:
     from trainer.parallel.grid import stop_grid
 
     run = build_run(config, layout, data)
+    logs = run.tracker.close if run.tracker else lambda: None
     try:
         code = train(run)
-    except ALIKE:
-        watch.meets_alike()
+    except BaseException as error:
+        if isinstance(error, ALIKE):
+            watch.meets_alike()
+        try:
+            logs()
+        except OSError as other:  # of a full disk, say: it must not hide why the run ends
+            print(other, file=sys.stderr)
         raise
-    finally:
-        if run.tracker:
-            run.tracker.close()
+    logs()
     dist.barrier()  # nobody leaves before rank 0 has closed its logs: a launcher would take the rest down
     stop_grid()
     return code

@@ -68,7 +68,8 @@ class Ranks:
     def alike(self) -> bool:
         """The first to fail met what all of them met, and one has told it."""
         board = None if self.first_failed is None else self._known[self.first_failed].board
-        return bool(board and board.page.alike)
+        told = any(member.board.page.told for member in self._known.values() if member.board)
+        return bool(told and board and board.page.alike)
 
     @property
     def unheard(self) -> bool:
@@ -85,7 +86,7 @@ class Ranks:
             self._thread.join()
         _kill(self._known.values())  # a rank ends with its launcher, but not one that is stopped
         deadline = time.monotonic() + _GONE_S
-        while time.monotonic() < deadline and any(map(_runs, self._known.values())):
+        while time.monotonic() < deadline and any(member.runs for member in self._known.values()):
             time.sleep(0.01)
         if self.first_failed is not None:
             board = self._known[self.first_failed].board
@@ -137,14 +138,6 @@ class Ranks:
 
 def _is_finished(member: Member) -> bool:
     return bool(member.board and member.board.finished)
-
-
-def _runs(member: Member) -> bool:
-    """Not where it has ended and nobody has asked how, which may take the system's first process seconds."""
-    try:
-        return member.process.is_running() and member.process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _kill(ranks: Iterable[Member]) -> None:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+ADDED = "added_tokens.json"
 FAST, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 
@@ -27,13 +28,15 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, TokenNames]:
     bos and eos they are `<s>` and `</s>`. Raises ValueError with the remedy.
     """
     file = _tokenizer_file(path)
-    names = _names(file.parent / SETTINGS)
+    settings = _object(file.parent / SETTINGS)
     try:
         tokenizer = Tokenizer.from_file(str(file)) if file.suffix == ".json" else _converted(file)
     except Exception as error:  # both libraries raise bare Exceptions for files that they cannot read
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} cannot be read as a tokenizer ({reason}); copy it again in full") from None
-    return tokenizer, names
+    if file.suffix == ".model":
+        _add(tokenizer, _added(settings, file.parent / ADDED), file)
+    return tokenizer, _names(settings)
 
 
 def with_prefix(tokenizer: Tokenizer, scheme: Literal["never", "first"]) -> Tokenizer:
@@ -123,16 +126,40 @@ def _converted(file: Path) -> Tokenizer:
     return LlamaTokenizer(vocab=vocabulary, merges=merges, legacy=False).backend_tokenizer
 
 
-def _names(file: Path) -> TokenNames:
-    settings: object = {}
-    if file.is_file():
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is not valid JSON ({error}); copy it again in full") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} does not hold an object; copy it again in full")
+def _added(settings: dict[str, Any], older: Path) -> dict[int, AddedToken]:
+    """Tokens by id that a model has beside its pieces: of tokenizer_config.json, else of the older file."""
+    decoder = settings.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        return {int(i): AddedToken(**token) for i, token in decoder.items()}
+    return {i: AddedToken(token, special=True, normalized=False) for token, i in _object(older).items()}
 
+
+def _add(tokenizer: Tokenizer, added: dict[int, AddedToken], file: Path) -> None:
+    """Raises ValueError where a token does not get the id that it was trained with."""
+    for i, token in sorted(added.items(), key=lambda item: item[0]):
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_tokens([token])
+        if (found := tokenizer.token_to_id(token.content)) != i:
+            raise ValueError(
+                f"{file.parent}: token {token.content!r} is to have id {i} but has {found} after the tokens of "
+                f"{file.name} and those added before it; save the tokenizer with transformers, which writes {FAST}"
+            )
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); copy it again in full") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} does not hold an object; copy it again in full")
+    return values
+
+
+def _names(settings: dict[str, Any]) -> TokenNames:
     def named(key: str) -> str | None:
         token = settings.get(key)
         return token.get("content") if isinstance(token, dict) else token

@@ -114,6 +114,14 @@ class Member:
     board: Board | None
     """None before it watches."""
 
+    @property
+    def runs(self) -> bool:
+        """Not where it has ended and nobody has asked how, which may take the system's first process seconds."""
+        try:
+            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
 
 def members(launcher: int, job: str | None = None) -> list[Member]:
     """The ranks that a process has started and that have not ended, in order; of one job if it is given."""

@@ -24,7 +24,7 @@ from trainer.data.stream import RowStream
 from trainer.guard import Guard
 from trainer.metrics import Tracker
 from trainer.step import StepParts, Wishes, train_step
-from trainer.watchdog import beat
+from trainer.watchdog import beat, meets_alike
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def train(run: Run) -> int:
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
             given_up = guard.given_up(step, taken.fault, config)
+            if given_up:
+                meets_alike()
             ends = step == run.parts.steps or taken.wishes.stop or given_up is not None
             said = run.quarantine.add(bad_rows, ends=ends) if run.quarantine else ""
             if said and run.tracker:
@@ -129,6 +131,7 @@ def _settled(run: Run, saver: Saver) -> Iterator[Saver]:
     try:
         yield saver
     except DataError:
+        meets_alike()
         with _told(run, Exception):
             saver.settle()
         _tell_news(run, saver)

@@ -17,6 +17,7 @@ except ImportError:  # no POSIX
     fcntl = None
 
 LOCK = ".lock"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _GRACE_S = 10.0
 """A job that was just killed may take so long to be gone."""
 _LEASE_S = 120.0
@@ -40,9 +41,11 @@ def lock_output(folder: Path, grace_s: float | None = None) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waited = time.monotonic() - begun
-            host, _, process = os.pread(descriptor, 1000, 0).decode(errors="replace").strip().partition(" ")
-            who = f" (process {process} on {host})" if process else ""
-            grace = (_LEASE_S if process and host != _host() else _GRACE_S) if grace_s is None else grace_s
+            machine, job = _holder(descriptor)
+            who = f" ({job})" if job else ""
+            grace = (
+                (_LEASE_S if machine not in ("", _machine()) else _GRACE_S) if grace_s is None else grace_s
+            )
             if waited > 1 and not told:
                 print(
                     f"{folder}: another job trains there{who}; its end is awaited for {grace:g} s",
@@ -62,9 +65,24 @@ def lock_output(folder: Path, grace_s: float | None = None) -> int | None:
         else:
             with contextlib.suppress(OSError):  # a full disk does not make the lock less
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{_host()} {os.getpid()}\n".encode(), 0)
+                us = f"{_machine()} process {os.getpid()} on {socket.gethostname()}\n"
+                os.pwrite(descriptor, us.encode(), 0)
+                os.fsync(descriptor)  # for other machines to see
             return descriptor
 
 
-def _host() -> str:
-    return socket.gethostname().replace(" ", "-")
+def _holder(descriptor: int) -> tuple[str, str]:
+    """The machine of the job that holds the lock, and the job in words; empty where it has not told, or cannot."""
+    try:
+        machine, _, job = os.pread(descriptor, 1000, 0).decode(errors="replace").strip().partition(" ")
+    except OSError:
+        return "", ""
+    return machine, job
+
+
+def _machine() -> str:
+    """A name that no other has: containers of two machines may have the same host name."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return socket.gethostname()

@@ -16,17 +16,18 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Self
 
 import psutil
 
-from trainer.board import Board, Member, Page, job_of, members
+from trainer.board import Board, Member, job_of, members
 from trainer.hang import CLAIM_S, answer, be_askable, end_job, is_awake, is_claimed
 
 START_S = 1800.0
 _ALIKE_S = 0.3
 """Seconds by which ranks meet an error that is the same for all."""
+_TOLD_S = 3.0
+"""Seconds that a launcher has to end those who do not tell: the first to end is the one that does."""
 _TICK_S = 0.1
 _LAST_RESORT_S = 1.8
 """Seconds that the timer in C leaves the threads."""
@@ -44,6 +45,13 @@ def beat(step: int | None = None) -> None:
         running.beat(step)
 
 
+def meets_alike() -> None:
+    """This rank will end with an error that all ranks meet. Does nothing where no progress is awaited."""
+    running = _running
+    if running:
+        running.meets_alike()
+
+
 class Watchdog:
     """Around the work of one rank. How it ended is seen on the rank's board."""
 
@@ -54,6 +62,8 @@ class Watchdog:
         """The exit code of work that ends without an error."""
         self._rank = rank
         self._board = Board.new()
+        self._others: list[Member] = []
+        """Of this machine, once there is an error that they meet too."""
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -75,27 +85,35 @@ class Watchdog:
 
     def meets_alike(self) -> None:
         """An error that all ranks meet: this one will tell of it, though it may have logs to close before."""
+        if not self._others:  # kept: their boards outlive them
+            self._others = [member for member in self._machine()[1:] if member.board]
         self._board.page.alike = True
 
     def tells(self, patience_s: float = 10.0) -> bool:
         """After an error that all ranks meet alike: whether this one tells of it. One of each machine does.
 
-        It is the lowest, or another in its place where that does not come to it in `patience_s` seconds.
+        It is the lowest, or another in its place where that has ended or does not come to it in `patience_s` seconds.
         """
         self.meets_alike()
-        others = [(member.rank, member.board.page) for member in self._machine()[1:] if member.board]
-
-        def is_first(comes: Callable[[Page], bool]) -> bool:
-            before = [rank < self._rank and comes(page) for rank, page in others]
-            return not any(before) and not any(page.told for _, page in others)
-
-        page = self._board.page
         time.sleep(_ALIKE_S)
-        page.told = is_first(lambda page: page.alike)
-        if not page.told:
-            time.sleep(patience_s)  # ended meanwhile, as a rule
-            page.told = is_first(lambda page: page.code >= 0)
-        return page.told
+        patient_until = time.monotonic() + patience_s
+        while not self._is_told():
+            patient = time.monotonic() < patient_until
+            if not any(self._will_tell(member, patient) for member in self._others):
+                self._board.page.told = True
+                return True
+            time.sleep(_TICK_S)
+        time.sleep(_TOLD_S)
+        return False
+
+    def _is_told(self) -> bool:
+        return any(member.board.page.told for member in self._others if member.board)
+
+    def _will_tell(self, member: Member, patient: bool) -> bool:
+        """Whether it comes before this rank: it is at it, or closes its logs and is still waited for."""
+        if not member.board or member.rank > self._rank or not member.board.page.alike:
+            return False
+        return (patient or member.board.page.code >= 0) and member.runs
 
     def beat(self, step: int | None = None) -> None:
         page = self._board.page

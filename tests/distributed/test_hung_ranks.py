@@ -303,13 +303,20 @@ def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
     assert sorted(told(machine)) == ["False", "False", "True"]
 
 
-@pytest.mark.parametrize(("seconds", "others"), [(1.5, ["False", "False"]), (6, ["True", "False"])])
-def test_the_rank_that_has_logs_to_close_tells(seconds: float, others: list[str], machine: Machine) -> None:
+@pytest.mark.parametrize(("seconds", "teller"), [(1.5, 0), (6, 1)])
+def test_the_rank_that_has_logs_to_close_tells(seconds: float, teller: int, machine: Machine) -> None:
     """Nobody ends it meanwhile, unless it takes too long: then another tells in its place, and the job ends."""
     closes = f"watch.meets_alike(); {FAIL.format(seconds)}"
     for work in (closes, FAIL.format(0.7), FAIL.format(0.8)):
         machine.start(command(work, before=TELL, limit=1000))
-    assert told(machine) == ["True", *others]
+    assert told(machine) == [str(rank == teller) for rank in range(3)]
+
+
+def test_another_tells_where_the_rank_that_closes_its_logs_is_killed(machine: Machine) -> None:
+    closes = "watch.meets_alike(); time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
+    for work in (closes, FAIL.format(0.7), FAIL.format(0.8)):
+        machine.start(command(work, before=TELL.replace("(2)", "(1000)"), limit=1000))
+    assert told(machine)[1:] == ["True", "False"]
 
 
 def test_no_stopped_rank_is_left_behind_by_its_launcher() -> None:

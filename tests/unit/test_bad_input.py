@@ -51,11 +51,11 @@ class Ended(NamedTuple):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run that would start: config.yaml, model and data, without weights in them."""
+    """A run that would start: config.yaml, model and data, without tensors in its weights."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(MODEL))
-    (model / "model.safetensors").touch()
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TOKENIZER / name, model)
     (tmp_path / "config.yaml").write_text(CONFIG)
@@ -113,7 +113,7 @@ BAD_CONFIG: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "nothing to resume": (
         "checkpoint.resume=absent",
-        ("checkpoint.resume=absent", "no such folder", "auto, never"),
+        ("checkpoint.resume=absent", "no such folder", "auto or never"),
     ),
 }
 

@@ -36,7 +36,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
     Path("model/config.json").write_text("{}")
-    Path("model/model.safetensors").write_bytes(b"")
+    Path("model/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     Path("tools_1.jsonl").write_text("")
     Path("empty").mkdir()
     Path("held").mkdir()

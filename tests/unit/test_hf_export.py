@@ -17,10 +17,11 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config, DataConfig, ModelConfig
 from configs.shapes import SHAPES, ModelShape
+from configs.weights import tensor_files
 from tokenization.bundle import write_bundle
 from trainer.checkpoint import hf_export, hf_import
 from trainer.checkpoint.hf_export import gathered_tensors, write_shards
-from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row, tensor_files
+from trainer.checkpoint.hf_import import fresh_ids, load_weights, mean_row
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.postponed import GivenUpError, Postponed
 from trainer.checkpoint.shards import shard_plan

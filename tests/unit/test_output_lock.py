@@ -65,9 +65,7 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch
     assert lock_output(tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    ("holder", "seconds"), [(f"{socket.gethostname()} 1", 10), ("lost-node 1", 120), ("", 10)]
-)
+@pytest.mark.parametrize(("holder", "seconds"), [("this {}", 10), ("another {}", 120), ("", 10)])
 def test_a_machine_that_was_lost_is_awaited_longer(
     holder: str, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +75,9 @@ def test_a_machine_that_was_lost_is_awaited_longer(
         raise BlockingIOError
 
     assert output_lock.fcntl
-    (tmp_path / output_lock.LOCK).write_text(holder)
+    (tmp_path / "boot_id").write_text("this\n")
+    monkeypatch.setattr(output_lock, "BOOT_ID", tmp_path / "boot_id")
+    (tmp_path / output_lock.LOCK).write_text(holder.format(f"process 1 on {socket.gethostname()}"))
     monkeypatch.setattr(output_lock.fcntl, "flock", refuse)
     clock = iter(range(1000))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))

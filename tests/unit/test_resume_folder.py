@@ -33,14 +33,20 @@ def test_resume_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "goes on from its own step-00000007" in capsys.readouterr().err
     assert chosen(str(own)) == own
     assert capsys.readouterr().err == ""
-    assert chosen(str(tmp_path / "deleted")) == own  # by the other run's checkpoint.keep, say
-    assert "deleted is not there (any more): the run goes on from its own step-" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="step-00000009: no such folder"):
-        chosen(str(step_folder(tmp_path / "checkpoints", 9)))
+    gone = str(tmp_path / "gone")  # the other run's checkpoint.keep has deleted it, say
+    with pytest.raises(ConfigError, match="gone: no such folder"):
+        chosen(gone)  # no sign that it has ever been there
+    (own / "training_state").mkdir()
+    write_text(own / "training_state/config.yaml", f"checkpoint: {{resume: {gone}}}")
+    assert chosen(gone) == own
+    assert "gone is gone, and this run has begun there: it goes on from its own" in capsys.readouterr().err
+    for mistyped in ("step-00000007", str(tmp_path / "step-00000007"), "nevre", str(own.with_name("step-9"))):
+        with pytest.raises(ConfigError, match=f"{mistyped}: no such folder"):
+            chosen(mistyped)
     own.rename(tmp_path / "away")
     assert chosen(str(other)) == other
-    with pytest.raises(ConfigError, match="deleted: no such folder; name a checkpoint, auto or never"):
-        chosen(str(tmp_path / "deleted"))
+    with pytest.raises(ConfigError, match="gone: no such folder; name a checkpoint, auto or never"):
+        chosen(gone)
 
 
 def damaged_run(

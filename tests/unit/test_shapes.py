@@ -57,6 +57,13 @@ def test_older_config(tmp_path: Path) -> None:
             {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}},
             {"rope_type": "default", "rope_theta": 3.0},
         ),
+        (  # as transformers reads what somebody has added to a newer config
+            {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 3.0},
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+        ),
     ],
 )
 def test_rope_of_older_and_newer_configs(tmp_path: Path, changes: Any, rope: dict[str, Any]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_encoder import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer
 
 from tokenization.conversation import Conversation, Message
 from tokenization.encoder import Encoder
@@ -95,6 +98,39 @@ def test_a_sentencepiece_model_equals_its_converted_twin(tmp_path: Path) -> None
         assert (from_disk.vocab_size, from_disk.bos, from_disk.eos, from_disk.pad_id) == (32000, 1, 2, 0)
         made.append(from_disk.encode(LLAMA2.render(talk, from_disk.control), "s", "t").tokens.tolist())
     assert made[0] == made[1] == made[2]
+
+
+SPECIAL = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+ADDED = {"<|im_end|>": 32000, "<|im_start|>": 32001}
+
+
+@real
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_beside_a_sentencepiece_model_keep_their_ids(tmp_path: Path, file: str) -> None:
+    """They have trained rows in the weights, and a template must not number them anew."""
+    shutil.copyfile(TOKENIZER / "tokenizer.model", tmp_path / "tokenizer.model")
+    decoder = {str(i): {"content": token, **SPECIAL} for token, i in ADDED.items()}
+    settings: dict[str, Any] = {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|im_end|>"}
+    if file == "added_tokens.json":
+        (tmp_path / file).write_text(json.dumps(ADDED))
+    else:
+        settings["added_tokens_decoder"] = decoder
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    encoder = Encoder.from_folder(tmp_path, sorted(ADDED, reverse=True))
+    assert encoder.special == ADDED
+    assert (encoder.own_size, encoder.vocab_size) == (32002, 32002)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert {token: theirs.convert_tokens_to_ids(token) for token in ADDED} == ADDED
+
+
+@real
+def test_a_token_without_a_place_for_its_id(tmp_path: Path) -> None:
+    shutil.copyfile(TOKENIZER / "tokenizer.model", tmp_path / "tokenizer.model")
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 32005}))
+    with pytest.raises(
+        ValueError, match=r"'<\|im_end\|>' is to have id 32005 but has 32000 after the tokens of"
+    ):
+        Encoder.from_folder(tmp_path)
 
 
 def test_starting_is_light(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from configs.changes import saved_settings
 from configs.errors import ConfigError
 from configs.schema import Config
 from trainer.checkpoint.manifest import MANIFEST, DamagedError, check_files, check_sizes, read_manifest
+from trainer.checkpoint.progress import FOLDER
 from trainer.checkpoint.store import LATEST, committed, folders_of, is_name, named_latest
 from trainer.data.notices import tell_once
 
@@ -19,8 +21,8 @@ def resume_folders(config: Config) -> list[Path]:
     """The checkpoints to go on from, the next where one is damaged; none for a fresh start. Raises ConfigError for a
     folder that is not there; tells where one that is named is not taken.
 
-    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those, be the
-    folder still there or not. One of its own is gone back to. What is named is not replaced by another.
+    A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those, also
+    where that folder is gone. One of its own is gone back to. What is named is not replaced by another.
     """
     resume = config.checkpoint.resume
     checkpoints = Path(config.run.output_dir) / "checkpoints"
@@ -36,21 +38,27 @@ def resume_folders(config: Config) -> list[Path]:
     folder = Path(resume)
     if folder.is_dir():
         check_is_one(folder)
-    if goes_on(config) and (own := committed(checkpoints)):
-        begins = "is where this run began" if folder.is_dir() else "is not there (any more)"
+    own = committed(checkpoints) if goes_on(config) else []
+    if not folder.is_dir() and not any(_began(each) == resume for each in own):  # mistyped, it may be
+        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
+    if own:
+        began = "is where this run began" if folder.is_dir() else "is gone, and this run has begun there"
         tell_once(
-            f"checkpoint.resume={resume} {begins}: the run goes on from its own {own[0].name} "
+            f"checkpoint.resume={resume} {began}: it goes on from its own {own[0].name} "
             "(with another run.output_dir a new run begins with what is named)"
         )
         return own
-    if not folder.is_dir():
-        raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
     if not goes_on(config) and not is_name(own_name(config, folder)):
         raise ConfigError(
             f"checkpoint.resume={resume}: is no checkpoint in force; to go back to it give it a name like "
             "step-00000100, or begin another run there: with another run.output_dir"
         )
     return [folder]
+
+
+def _began(own: Path) -> str:
+    """What checkpoint.resume said when a checkpoint was saved."""
+    return str(saved_settings(own / FOLDER / "config.yaml").get("checkpoint.resume"))
 
 
 def goes_on(config: Config) -> bool:

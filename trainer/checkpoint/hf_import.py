@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from math import prod
@@ -15,6 +14,7 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.shapes import ModelShape
+from configs.weights import tensor_files
 from tokenization.builder import SampleBuilder
 from trainer.model.names import Piece, Table, check_names, row_offsets
 from trainer.watchdog import beat
@@ -25,22 +25,6 @@ MAPPED = 32 << 20
 """Numbers read of a file before it is opened anew."""
 MEAN_ROWS = 1024
 """Rows of them read at a time for their mean: 64 MiB of float64 for a 70B model."""
-
-
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """File of each tensor in a safetensors model folder, sharded or not.
-
-    Raises ConfigError where there is none; pickled weights (pytorch_model.bin) are never read.
-    """
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in names.items()}
-    if single.is_file():
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single)
-    raise ConfigError(f"{folder} holds no model.safetensors: convert its weights to safetensors first")
 
 
 def fresh_ids(builder: SampleBuilder) -> range:

@@ -14,6 +14,11 @@ from configs.schema import Config
 from trainer.data.identity import from_weights
 
 FOLDER = "training_state"
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
+"""All that may change what a conversation becomes."""
 STATE = "state.json"
 TENSORS = "tensors.json"
 
@@ -41,9 +46,9 @@ class Progress:
 
 
 def model_digest(folder: Path) -> str:
-    """32 hex digits of a model folder's config and tokenizer: what a run must not change under way."""
+    """32 hex digits of a model folder's config, tokenizer and chat template: what a run must not change under way."""
     digest = blake2b(digest_size=16)
-    for name in ("config.json", "tokenizer.json", "tokenizer.model"):
+    for name in ("config.json", *TOKENIZER):
         file = folder / name
         digest.update(name.encode() + (file.read_bytes() if file.is_file() else b""))
     return digest.hexdigest()
@@ -74,8 +79,8 @@ def read_progress(folder: Path, config: Config) -> Progress:
         )
     if progress.model != model_digest(Path(config.model.path)):
         raise ConfigError(
-            f"model.path={config.model.path}: its config.json or tokenizer is not the one {folder} was trained "
-            "with; name that folder, or start afresh with checkpoint.resume=never"
+            f"model.path={config.model.path}: its config.json, tokenizer or chat template is not the one that "
+            f"{folder} was trained with; name that folder, or start afresh with checkpoint.resume=never"
         )
     return progress
 

@@ -91,9 +91,9 @@ def commit(
     def prepare() -> Records:
         if grid.is_main:
             for left in [*checkpoints.glob(".step-*.partial"), *checkpoints.glob(".step-*.gone")]:
-                _delete(left)  # by a process that was killed
-            aside.mkdir(parents=True)  # names what could not be deleted, where that is in the way
-            (aside / "training_state").mkdir()
+                # By a process that was killed. What cannot be deleted must not be in the way.
+                _delete(left.rename(unused(left.with_suffix(".gone"))))
+            (aside / "training_state").mkdir(parents=True)
             flush(checkpoints.parent)
         return {}
 
@@ -240,7 +240,8 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink():  # it lies elsewhere, on a disk for what is to stay
         folder.unlink()
         return
-    if not os.access(folder, os.W_OK):  # half of it could be gone before that is found out
+    # For root too, whom it would not keep from deleting; and others before half of it is gone.
+    if not folder.stat().st_mode & 0o222 or not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected", str(folder))
     gone = unused(folder.with_name(f".{folder.name}.gone"))
     folder.rename(gone)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.shapes import ModelShape
-from trainer.checkpoint.hf_import import tensor_files
+from configs.weights import tensor_files
 from trainer.checkpoint.manifest import (
     MANIFEST,
     DamagedError,
