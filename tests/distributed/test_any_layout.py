@@ -178,7 +178,14 @@ STEPS = [(head, size) for head in HEADS for size in SMALL[1:]] + [
 def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, tmp_path: Path) -> None:
     """For as many steps as there are, in which rounding adds up."""
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
-    ranks.run("train_run", prod(size), config=str(straight.config), overrides=settings, max_bytes=SHARD)
+    ranks.run(
+        "train_run",
+        prod(size),
+        config=str(straight.config),
+        overrides=settings,
+        max_bytes=SHARD,
+        limit_s=1800,  # 20 steps of eight tensor ranks on two cores take minutes
+    )
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [DONE + 1 + i for i in range(MORE)]
     assert [line["loss"] for line in metrics] == pytest.approx(straight.losses, rel=1e-5)
