@@ -292,9 +292,12 @@ def test_a_job_that_ends_well(code: int) -> None:
 TELL = "import atexit; atexit.register(lambda: (print(watch.tells(2)), time.sleep(1)))"
 FAIL = "error = ValueError('bad'); error.exit_code = 3; time.sleep({}); raise error"
 
+MEETS = "time.sleep(1.5); watch.meets_alike()"
+"""When all are at work, which they need not begin at the same moment."""
+
 
 def told(machine: Machine) -> list[str]:
-    return [rank.communicate(timeout=LATE_S)[0].split()[-1] for rank in machine.ranks]
+    return [rank.communicate(timeout=30)[0].split()[-1] for rank in machine.ranks]
 
 
 def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
@@ -306,15 +309,15 @@ def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
 @pytest.mark.parametrize(("seconds", "teller"), [(1.5, 0), (6, 1)])
 def test_the_rank_that_has_logs_to_close_tells(seconds: float, teller: int, machine: Machine) -> None:
     """Nobody ends it meanwhile, unless it takes too long: then another tells in its place, and the job ends."""
-    closes = f"watch.meets_alike(); {FAIL.format(seconds)}"
-    for work in (closes, FAIL.format(0.7), FAIL.format(0.8)):
+    closes = f"{MEETS}; {FAIL.format(seconds)}"
+    for work in (closes, FAIL.format(2.0), FAIL.format(2.1)):
         machine.start(command(work, before=TELL, limit=1000))
     assert told(machine) == [str(rank == teller) for rank in range(3)]
 
 
 def test_another_tells_where_the_rank_that_closes_its_logs_is_killed(machine: Machine) -> None:
-    closes = "watch.meets_alike(); time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
-    for work in (closes, FAIL.format(0.7), FAIL.format(0.8)):
+    closes = f"{MEETS}; time.sleep(1.5); os.kill(os.getpid(), signal.SIGKILL)"
+    for work in (closes, FAIL.format(2.0), FAIL.format(2.1)):
         machine.start(command(work, before=TELL.replace("(2)", "(1000)"), limit=1000))
     assert told(machine)[1:] == ["True", "False"]
 
