@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,11 @@ def test_float32(overrides: list[str], processes: int, ranks: RankPool, model: P
         assert error < 1e-5, f"{name}: norm is off by {error:.1e}"
 
 
-@pytest.fixture(scope="module")
-def bfloat16_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("bfloat16"), dtype=torch.bfloat16, initializer_range=0.05)
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def bfloat16_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the head is tied and there are stages, two of them hold the weight and each has a part of its gradient."""
+    changes: dict[str, Any] = {"tie_word_embeddings": request.param == "tied", "initializer_range": 0.05}
+    return write_model(tmp_path_factory.mktemp(request.param), dtype=torch.bfloat16, **changes)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_what_cannot_be_deleted_keeps_no_later_save_from_its_end(
     *left, newest = [name for name in names(tmp_path) if name not in ("latest", "step-00000005")]
     assert newest == ".step-00000006.partial"
     assert len(left) == 4 + 4
-    assert all(name.endswith(".gone") for name in left)
+    assert all(re.fullmatch(r"\.step-0000000\d(-2)?\.gone", name) for name in left)  # a name grows too long
     monkeypatch.undo()
     (tmp_path / ".step-00000001.partial").symlink_to(tmp_path)
     commit(tmp_path, 6, single_rank, writer("6"))

@@ -90,9 +90,11 @@ def commit(
 
     def prepare() -> Records:
         if grid.is_main:
+            # By a process that was killed. What cannot be deleted must not be in the way, now or at a later save.
+            if aside.exists():
+                aside.rename(unused(aside.with_suffix(".gone")))
             for left in [*checkpoints.glob(".step-*.partial"), *checkpoints.glob(".step-*.gone")]:
-                # By a process that was killed. What cannot be deleted must not be in the way.
-                _delete(left.rename(unused(left.with_suffix(".gone"))))
+                _delete(left)
             (aside / "training_state").mkdir(parents=True)
             flush(checkpoints.parent)
         return {}
@@ -251,6 +253,7 @@ def _remove(folder: Path) -> None:
 def _delete(left: Path) -> None:
     """As far as the system lets: the rest, as of a file that another process of an NFS client reads, is for later."""
     if left.is_symlink():
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            left.unlink()
     else:
         shutil.rmtree(left, ignore_errors=True)
