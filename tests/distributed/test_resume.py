@@ -41,14 +41,19 @@ LAYOUTS = {"TP2 PP2 sequence": (layout(2, 2, sequence=True), 4), "DP2": (layout(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_goes_on_bit_by_bit(name: str, dtype: str, ranks: RankPool, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "head"), [*((name, "untied") for name in LAYOUTS), ("TP2 PP2 sequence", "tied")]
+)
+def test_goes_on_bit_by_bit(
+    name: str, head: str, dtype: str, ranks: RankPool, model: Path, tied_model: Path, tmp_path: Path
+) -> None:
     """The checkpoint of step 6 is lost, as if the run had been killed before it; the run starts again."""
-    config = write_config(tmp_path / "run.yaml", model, model={"dtype": dtype}, **FAR)
+    folder = tied_model if head == "tied" else model
+    config = write_config(tmp_path / "run.yaml", folder, model={"dtype": dtype}, **FAR)
     overrides, processes = LAYOUTS[name]
 
-    def start(folder: str, every: str) -> Path:
-        run = tmp_path / folder
+    def start(name: str, every: str) -> Path:
+        run = tmp_path / name
         settings = [*overrides, f"run.output_dir={run}", f"checkpoint.every={every}"]
         assert set(ranks.run("train_run", processes, config=str(config), overrides=settings)) == {0}
         return run
