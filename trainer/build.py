@@ -19,6 +19,7 @@ from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
+from trainer.checkpoint.choice import own_name
 from trainer.checkpoint.course import take_up
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import FOLDER, Progress, nothing_to_do, read_progress
@@ -30,7 +31,7 @@ from trainer.data.open import Data, open_builder, open_data
 from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.loss import TargetLoss
-from trainer.metrics import Tracker, check_log, last_wandb_id
+from trainer.metrics import Tracker, check_log, forget_wandb_id, last_wandb_id
 from trainer.model.layers import Parts
 from trainer.model.names import Table, stage_table
 from trainer.model.stack import head_weight, llama_layers
@@ -105,9 +106,10 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     progress = read_progress(folder, config) if folder else None
     if not progress:
         check_weights(Path(config.model.path), grid)
-    if progress:
+    if folder and progress:
         stream.restore(progress.cursor, folder)
-        check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
+        if own_name(config, folder):  # else the log is that of a run before, and is put aside
+            check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
     steps = count_steps(config, data, grid)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
@@ -182,6 +184,8 @@ def _tracker(
     taken = take_up(config, resumed)
     if taken.told:
         print(taken.told, file=sys.stderr)
+    if not taken.same:
+        forget_wandb_id(folder)
     save_config(config, folder / "config.yaml")
     done = progress.step if progress else 0
     if said := nothing_to_do(done, steps):

@@ -13,7 +13,7 @@ from configs.errors import REQUEUE
 from tokenization.builder import SampleBuilder
 from tokenization.errors import DataError
 from trainer.checkpoint.choice import goes_on
-from trainer.checkpoint.progress import Progress, model_digest
+from trainer.checkpoint.progress import Progress
 from trainer.checkpoint.saver import Saver
 from trainer.checkpoint.store import CheckpointError
 from trainer.data.bad_rows import Quarantine
@@ -112,7 +112,7 @@ def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: 
         cursor=run.stream.cursor(data),
         layout=parts.grid.layout,
         rows=config.batch.rows,
-        model=model_digest(Path(config.model.path)),
+        model=saver.model,
         guard=guard.as_json(),
         random=[],  # of all ranks; the saver asks them
         wandb_id=run.tracker.wandb_id if run.tracker else None,

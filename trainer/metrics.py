@@ -225,6 +225,11 @@ def last_wandb_id(folder: Path) -> str | None:
     return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
 
 
+def forget_wandb_id(folder: Path) -> None:
+    """Where another course begins: a later start must not go on with the run of the one before."""
+    _id_file(folder).unlink(missing_ok=True)
+
+
 def _id_file(folder: Path) -> Path:
     return folder / "wandb" / "current-id.txt"
 

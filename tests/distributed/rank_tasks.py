@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from configs.layout import Layout
 from configs.load import load_config
 from configs.shapes import ModelShape
 from tokenization.sample import TokenizedSample
+from trainer import loop
 from trainer.build import build_run
 from trainer.checkpoint import choice, saver, store
 from trainer.checkpoint.slices import PartReader
@@ -124,6 +126,35 @@ def train_run(
     if run.tracker:
         run.tracker.close()
     return code
+
+
+def steps_beside_saves(config: str, overrides: list[str]) -> list[int]:
+    """Train where each save in the background waits until two more steps have begun: the steps of those saves."""
+    run = _build(config, overrides)
+    commit, take_step = saver.commit, loop.train_step
+    more, begun, waited = threading.Condition(), 0, list[int]()
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal begun
+        with more:
+            begun = arguments[2]
+            more.notify_all()
+        return take_step(*arguments)
+
+    def patient(checkpoints: Path, step: int, *rest: Any) -> Path:
+        if threading.current_thread() is not threading.main_thread():
+            with more:
+                assert more.wait_for(lambda: begun >= step + 2, timeout=30), (
+                    f"no step beside the save of {step}"
+                )
+            waited.append(step)
+        return commit(checkpoints, step, *rest)
+
+    saver.commit, loop.train_step = patient, counted
+    assert loop.train(run) == 0
+    if run.tracker:
+        run.tracker.close()
+    return waited
 
 
 def save_and_go_on(config: str, overrides: list[str], max_bytes: int | None = None) -> float:

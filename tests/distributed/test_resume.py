@@ -169,6 +169,21 @@ def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
     assert [line["step"] for line in measured(tmp_path / "run")] == list(range(1, 61))
 
 
+@pytest.mark.parametrize("overrides", [layout(1, 1, 2), layout(1, 2)], ids=["DP2", "PP2"])
+def test_steps_go_on_while_a_checkpoint_is_written(
+    overrides: list[str], ranks: RankPool, model: Path, tmp_path: Path
+) -> None:
+    """And the next save waits for it: each is committed, in order."""
+    settings: dict[str, Any] = {"train": {"steps": 12}, "checkpoint": {"every": 4}}
+    config = write_config(tmp_path / "run.yaml", model, **settings)
+    arguments: dict[str, Any] = {"config": str(config), "limit_s": 90}
+    assert ranks.run("steps_beside_saves", 2, **arguments, overrides=overrides) == [[4, 8]] * 2
+    committed = sorted(folder.name for folder in (tmp_path / "run/checkpoints").glob("step-*"))
+    assert committed == ["step-00000004", "step-00000008", "step-00000012"]
+    here = [*overrides, "checkpoint.background=false", f"run.output_dir={tmp_path / 'here'}"]
+    assert ranks.run("steps_beside_saves", 2, **arguments, overrides=here) == [[], []]
+
+
 @pytest.fixture(scope="module")
 def finished(ranks: RankPool, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config whose run has taken 2 of 2 steps as TP2 PP1, with a checkpoint of each."""
