@@ -11,7 +11,7 @@ import pytest
 import wandb
 
 from configs.schema import WandbConfig
-from trainer.metrics import StepReport, Tracker, last_wandb_id
+from trainer.metrics import StepReport, Tracker, forget_wandb_id, last_wandb_id
 
 
 def report(step: int) -> StepReport:
@@ -82,3 +82,6 @@ def test_the_newest_wandb_run_of_a_folder_is_known(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(wandb, "init", lambda begun=begun, **_: begun)
         tracker(tmp_path, mode="offline").close()
         assert last_wandb_id(tmp_path) == number
+    forget_wandb_id(tmp_path)
+    forget_wandb_id(tmp_path)  # where there is none
+    assert last_wandb_id(tmp_path) is None
