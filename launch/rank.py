@@ -30,8 +30,8 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
     """Train as rank RANK of WORLD_SIZE. Returns 0, or 75 when stopped by a signal after saving.
 
     Errors in the config and the data, a checkpoint given up and what guards found are met by all ranks alike, so one
-    raises them and the others wait to be ended, seconds at most, and return the error's code. Any other error names
-    its rank.
+    raises them and the others wait to be ended, seconds at most, and return the error's code. A rank that is alone with
+    one says so before. Any other error names its rank.
     """
     die_with_launcher()
     warnings.simplefilter("ignore")
@@ -49,6 +49,9 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
     except ALIKE as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if watch.tells():
+            if watch.alone:
+                said = "ended the training by this, which no other rank of this machine had met:"
+                print(f"agenttune: rank {rank} {said}", file=sys.stderr)
             raise
         return getattr(error, "exit_code", 1)
     except Exception as error:

@@ -106,6 +106,12 @@ class Watchdog:
         time.sleep(_TOLD_S)
         return False
 
+    @property
+    def alone(self) -> bool:
+        """After an error that all ranks should meet: there are others on this machine, and none of them has yet."""
+        boards = [member.board for member in self._others if member.board]
+        return bool(boards) and not any(board.page.alike for board in boards)
+
     def _is_told(self) -> bool:
         return any(member.board.page.told for member in self._others if member.board)
 

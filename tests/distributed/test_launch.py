@@ -262,6 +262,7 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
     assert output.count("deep.jsonl:1101") == 1
     assert "agenttune: deep.jsonl:1101: message 1 is the assistant's" in output
     assert "Traceback" not in output
+    assert "ended the training by this" not in output  # all met it, none is to blame
     assert folder.metrics("deep") == []
 
 

@@ -9,7 +9,19 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from jobs import END_CODES, HELD_GIL, LAUNCHERS, LIMIT_S, Folder, endless, kill_all, planted, prepared, stop
+from jobs import (
+    END_CODES,
+    HELD_GIL,
+    LAUNCHERS,
+    LIMIT_S,
+    NO_DATA,
+    Folder,
+    endless,
+    kill_all,
+    planted,
+    prepared,
+    stop,
+)
 
 pytestmark = pytest.mark.alone
 
@@ -86,6 +98,13 @@ def test_a_rank_that_leaves_before_its_work_is_done(folder: Folder) -> None:
     process, since = planted(folder, 1, code, *LAUNCHERS["agenttune"], *command("leaves"))
     lines = ended(folder, process, since, 0)
     assert lines[-1] == "agenttune: the training was ended: rank 1 failed, was killed or left first"
+
+
+def test_a_rank_that_alone_has_no_data(folder: Folder) -> None:
+    process, since = planted(folder, 1, NO_DATA, *LAUNCHERS["agenttune"], *command("starves"))
+    lines = ended(folder, process, since, 0, (3,))
+    named = "agenttune: rank 1 ended the training by this, which no other rank of this machine had met:"
+    assert lines[-2:] == [named, "agenttune: planted: no rows"]
 
 
 def test_a_failure_beside_a_stopped_rank(folder: Folder) -> None:

@@ -34,13 +34,12 @@ def test_a_late_rank_is_waited_for(
     trials: Trials, straight: Callable[[str], Straight], tmp_path: Path
 ) -> None:
     held = "no checkpoint seen before all of it was there, and on the disk"
-    for trial in trials("R3 one rank late in a save", held, few=2, of=50):
-        random = trial.random
-        run = straight(random.choice(NAMES))
+    for trial in trials("R3 one rank late in a save", held, few=3, of=50):
+        event, run = trial.turn(("create", "write", "fsync")), straight(trial.turn(NAMES))
+        rank = trial.turn(range(run.ranks))
         with trial:
             folder = run.at(2, tmp_path / str(trial.number))
-            event, rank = random.choice(("create", "write", "fsync")), random.randrange(run.ranks)
-            at = random.randrange(run.calls(rank, event))
+            at = trial.random.randrange(run.calls(rank, event))
             with Observer(folder, run) as observer:
                 ended = run.start(folder, [Fault(rank, "delay", 0.5, event, at)])
             assert ended.code == 0, ended.told
@@ -57,11 +56,11 @@ def test_a_late_rank_is_waited_for(
 def test_a_disk_that_refuses(trials: Trials, straight: Callable[[str], Straight], tmp_path: Path) -> None:
     held = "the checkpoint before is whole; no rank ends well; rank, file and bytes are named"
     for trial in trials("R4 disk full, quota, EIO in a save", held, few=4, of=60):
-        random, (kind, event, number) = trial.random, REFUSALS[trial.number % len(REFUSALS)]
-        run = straight(random.choice(NAMES))
+        (kind, event, number), run = trial.turn(REFUSALS), straight(trial.turn(NAMES))
+        rank = trial.turn(range(run.ranks))
         with trial:
-            folder, rank = run.at(2, tmp_path / str(trial.number)), random.randrange(run.ranks)
-            at = 0 if kind == "limit" else random.randrange(run.calls(rank, event))
+            folder = run.at(2, tmp_path / str(trial.number))
+            at = 0 if kind == "limit" else trial.random.randrange(run.calls(rank, event))
             ended = run.start(folder, [Fault(rank, kind, number or FEW, event, at)])
             assert ended.fired, "the call never came"
             assert not ended.hung(), ended.told

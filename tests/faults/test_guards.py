@@ -32,9 +32,8 @@ def test_a_step_that_must_not_be_taken(
     held = "all ranks decide alike; state and schedule untouched; the same after a resume"
     for trial in trials("R13 NaN, Inf, 100x loss, a flipped gradient bit", held, few=4, of=200):
         random = trial.random
-        run, folder = straight(random.choice(NAMES)), tmp_path / str(trial.number)
-        kind = KINDS[trial.number % len(KINDS)]
-        dtype = random.choice(("float32", "bfloat16"))
+        kind, run = trial.turn(KINDS), straight(trial.turn(NAMES))
+        dtype, folder = trial.turn(("float32", "bfloat16")), tmp_path / str(trial.number)
         steps = sorted(random.sample(range(2, STEPS + 1), random.choice((1, 2))))
         spoilt = [{"step": step, "rank": random.randrange(run.ranks), "kind": kind} for step in steps]
         with trial:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
+from random import Random
 
 import pytest
 from faults import BATCH, CHANGES, CLOCK, READ, SAVE, Fault, kill
@@ -22,11 +23,12 @@ def test_any_rank_at_any_time(trials: Trials, straight: Callable[[str], Straight
     held = "resumed bit by bit: weights, moments, rates, random states, losses"
     for trial in trials("R1 SIGKILL of any rank at any time", held, few=2, of=200):
         random = trial.random
-        run, folder = straight(random.choice((*NAMES, "TP2 PP2"))), tmp_path / str(trial.number)
+        run, folder = straight(trial.turn((*NAMES, "TP2 PP2"))), tmp_path / str(trial.number)
+        ranks = [trial.turn(range(run.ranks)), *random.choice(([], [], [random.randrange(run.ranks)]))]
         with trial:
             settings = [KEEP, f"checkpoint.background={random.choice(('true', 'false'))}"]
-            for _ in range(random.choice((1, 1, 2))):
-                fault = kill(random.randrange(run.ranks), CLOCK, random.uniform(0, run.seconds))
+            for rank in ranks:
+                fault = kill(rank, CLOCK, random.uniform(0, run.seconds))
                 ended = run.start(folder, [fault], *settings)
                 assert not ended.hung(), ended.told
                 steps = len(measured(folder)) if (folder / "metrics.jsonl").is_file() else 0
@@ -44,7 +46,12 @@ def test_any_call_of_a_save(
     run = straight(name)
     dry = run.start(run.at(2, tmp_path / "dry"), (), KEEP)
     assert dry.code == 0, dry.told
-    points = [(rank, at) for rank in range(run.ranks) for at in boundaries(dry, rank)]
+    calls = [[(rank, at) for at in boundaries(dry, rank)] for rank in range(run.ranks)]
+    for each in calls:
+        Random(name).shuffle(each)
+    points = [
+        point for points in zip_longest(*calls) for point in points if point
+    ]  # neighbours are other ranks'
     fault = f"R2 SIGKILL at each call of a save, {name}"
     held = "the last committed one loads; none is half there; one interval lost"
     for trial in trials(fault, held, few=2, of=len(points)):
@@ -87,12 +94,11 @@ def test_a_rank_that_fails_takes_the_others_along(
 ) -> None:
     held = "every process gone, by an error that is told, and nothing lost"
     kinds = [Fault(0, "raise"), Fault(0, "starve"), Fault(0, "exit"), Fault(0, "signal", signal.SIGKILL)]
-    for trial in trials("R9 a rank raises, has no data, leaves with 0, is killed", held, few=2, of=200):
-        random, planted = trial.random, kinds[trial.number % len(kinds)]
-        run = straight(random.choice(NAMES))
+    for trial in trials("R9 a rank raises, has no data, leaves with 0, is killed", held, few=4, of=200):
+        planted, run = trial.turn(kinds), straight(trial.turn(NAMES))
+        rank, step = trial.turn(range(run.ranks)), trial.turn(range(STEPS - 2))
         with trial:
             folder = run.at(2, tmp_path / str(trial.number))
-            rank, step = random.randrange(run.ranks), random.randrange(STEPS - 2)
             ended = run.start(folder, [Fault(rank, planted.kind, planted.value, BATCH, step)], KEEP)
             trial.seconds = ended.after_s
             assert trial.seconds < GONE_S or not LONG, ended.told

@@ -95,11 +95,11 @@ def test_no_pickle_is_run(
     held = "it is an error, or is not looked at; it never runs"
     forms = list(FORMS.values())
     for trial in trials("R19 a pickle at a load path", held, few=2, of=len(FORMS) * len(PLACES)):
-        form, place = trial.number % len(FORMS), PLACES[trial.number // len(FORMS)]
+        write, place = trial.turn(forms)[0], trial.turn(PLACES)
         with trial:
             mark = tmp_path / f"mark-{trial.number}"
             root = planted_root(run, small_model, tmp_path / str(trial.number), place)
-            assert plant(root, place, forms[form][0](Payload(mark))), f"no file is {place}"
+            assert plant(root, place, write(Payload(mark))), f"no file is {place}"
             load_all(run, root)
             assert not mark.exists(), f"{place}: a payload was run"
             shutil.rmtree(root)
@@ -156,13 +156,14 @@ def test_no_code_is_run(
     run = straight("TP2")
     held = "it is an error, or is not looked at; it never runs"
     for trial in trials("R19 code named by a config, in a template, YAML tags", held, few=1, of=len(CODE)):
+        plant_code = trial.turn(CODE)
         with trial:
             mark = tmp_path / f"mark-{trial.number}"
             root = planted_root(run, small_model, tmp_path / str(trial.number), "model")
-            CODE[trial.number](root, mark)
+            plant_code(root, mark)
             load_all(run, root, "data.template=folder")
             load_all(run, root)
-            assert not mark.exists(), f"{CODE[trial.number].__name__}: a payload was run"
+            assert not mark.exists(), f"{plant_code.__name__}: a payload was run"
             shutil.rmtree(root)
 
 

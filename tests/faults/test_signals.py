@@ -26,13 +26,12 @@ def test_a_signal_saves_once_and_the_run_goes_on(
     trials: Trials, straight: Callable[[str], Straight], tmp_path: Path
 ) -> None:
     held = "the step is finished, one whole checkpoint, exit code 75; resumed bit by bit"
-    for trial in trials("R11 SIGTERM, SIGUSR1 in a step, a save, the start", held, few=2, of=40):
-        random, (event, moment) = trial.random, MOMENTS[trial.number % len(MOMENTS)]
-        run = straight(random.choice(NAMES))
+    for trial in trials("R11 SIGTERM, SIGUSR1 in a step, a save, the start", held, few=3, of=40):
+        random, (event, moment) = trial.random, trial.turn(MOMENTS)
+        run, number = straight(trial.turn(NAMES)), trial.turn((signal.SIGTERM, signal.SIGUSR1))
+        ranks = trial.turn((range(run.ranks), [random.randrange(run.ranks)]))
         with trial:
             folder, at = tmp_path / str(trial.number), moment(random, run)
-            ranks = random.choice((range(run.ranks), [random.randrange(run.ranks)]))
-            number = random.choice((signal.SIGTERM, signal.SIGUSR1))
             faults = [Fault(rank, "signal", number, event, at) for rank in ranks]
             if random.random() < 0.5:  # once more, while it saves
                 second = random.choice((signal.SIGTERM, signal.SIGUSR1))

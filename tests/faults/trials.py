@@ -1,22 +1,26 @@
 """Trials of a fault: a few of them by default, all with FAULT_TRIALS=1, and one alone to see it again.
 
 FAULT_TRIALS  share of all trials, such as 0.1; without it a few
-FAULT_SEED    another seed is another sample, other moments, other damage
 FAULT_TRIAL   the number of the only trial to do
+FAULT_SEED    another seed is another sample, other moments, other damage
+
+What a test has a few kinds of (ranks, layouts, forms of damage) its trials take in turn, so that a few differ in each.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
+from typing import TypeVar
 
 SHARE = float(os.environ["FAULT_TRIALS"]) if "FAULT_TRIALS" in os.environ else None
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 ONLY = int(os.environ["FAULT_TRIAL"]) if "FAULT_TRIAL" in os.environ else None
+Kind = TypeVar("Kind")
 LONG = SHARE is not None
 _SPOKEN_S = 30
 """Seconds between two lines of progress."""
@@ -45,6 +49,9 @@ class Trial:
         """What the table is to show of it, where that is not how long it took."""
         self.error: Exception | None = None
         self._begun = 0.0
+        self._rest = number
+        self._first: int | None = None
+        """What its first turn came to."""
 
     def __enter__(self) -> Trial:
         self._begun = time.monotonic()
@@ -57,6 +64,14 @@ class Trial:
             self.seconds = time.monotonic() - self._begun
         self.error = error if isinstance(error, Exception) else None
         return self.error is not None
+
+    def turn(self, choices: Sequence[Kind]) -> Kind:
+        """The one of `choices` whose turn it is. Over as many trials as there are combinations of all that a trial
+        takes in turn, each comes once; the next trial has another of the first, and mostly of every other."""
+        self._rest, place = divmod(self._rest, len(choices))
+        chosen = choices[(place + (self._first or 0)) % len(choices)]
+        self._first = place if self._first is None else self._first
+        return chosen
 
 
 class Trials:
@@ -97,8 +112,11 @@ class Trials:
     def _chosen(self, few: int, of: int) -> list[int]:
         if ONLY is not None:
             return [ONLY] if of > ONLY else []
-        count = few if SHARE is None else max(few, round(SHARE * of))
-        return sorted(Random(f"{SEED} {self._name}").sample(range(of), min(count, of)))
+        random = Random(f"{SEED} {self._name}")
+        if SHARE is None:
+            first = random.randrange(max(1, of // few)) * few
+            return list(range(first, min(first + few, of)))
+        return sorted(random.sample(range(of), min(max(few, round(SHARE * of)), of)))
 
 
 def drawn(table: list[Row]) -> list[str]:
