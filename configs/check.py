@@ -17,7 +17,6 @@ from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
 from configs.schema import Config, SourceConfig
 from configs.shapes import ModelShape
-from configs.weights import check_weights
 
 
 def check_config(
@@ -114,7 +113,10 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
 
 
 def check_files(config: Config) -> None:
-    """Sources and model folder are there. Raises ConfigError."""
+    """Sources and model folder are there, its weights apart: a run that goes on reads those of its checkpoint.
+
+    Raises ConfigError.
+    """
     check_sources(config.data.sources)
     for index, source in enumerate(config.data.sources):
         key = f"data.sources.{index}"
@@ -144,7 +146,6 @@ def _check_model_folder(path: str) -> None:
     needed = {
         "no such folder": Path(path).is_dir(),
         "no config.json in it": (Path(path) / "config.json").is_file(),
-        "no *.safetensors weights in it": any(Path(path).glob("*.safetensors")),
     }
     for fault, passed in needed.items():
         if not passed:
@@ -152,7 +153,6 @@ def _check_model_folder(path: str) -> None:
                 f"model.path={path}: {fault}; must be a Hugging Face folder: "
                 "download one, or make one with agenttune init-model"
             )
-    check_weights(Path(path))
 
 
 def _check_processes(layout: Layout, processes: int | None) -> None:

@@ -38,6 +38,11 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 def check_weights(folder: Path) -> None:
     """All weight files are there, each to its end. Raises ConfigError naming one that is not."""
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"model.path={folder}: no *.safetensors weights in it, which a run begins with; must be a "
+            "Hugging Face folder: download one, or make one with agenttune init-model"
+        )
     for file in sorted({*tensor_files(folder).values()}):
         _tensors(file)
 

@@ -21,6 +21,7 @@ from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
 from configs.shapes import ModelShape
+from configs.weights import check_weights
 from launch.environment import accelerators
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
@@ -48,6 +49,8 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
         if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
             print(said, file=sys.stderr)
             return 0
+    else:
+        check_weights(Path(config.model.path))
     print(_announcement(config, layout), file=sys.stderr)
     ranks = Ranks(launcher, layout.world_size)
     forward = _Forward(launcher, ranks)

@@ -23,7 +23,7 @@ from trainer.checkpoint.choice import own_name
 from trainer.checkpoint.course import take_up
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import FOLDER, Progress, nothing_to_do, read_progress
-from trainer.checkpoint.resume import agree_on_checkpoint, check_weights
+from trainer.checkpoint.resume import agree_on_checkpoint, agree_on_weights
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
@@ -105,7 +105,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     folder = agree_on_checkpoint(config, grid)
     progress = read_progress(folder, config) if folder else None
     if not progress:
-        check_weights(Path(config.model.path), grid)
+        agree_on_weights(Path(config.model.path), grid)
     if folder and progress:
         stream.restore(progress.cursor, folder)
         if own_name(config, folder):  # else the log is that of a run before, and is put aside

@@ -100,11 +100,22 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path)
     assert 2 <= done < STEPS
     latest = folder.path / "stopped" / "checkpoints" / "latest"
     assert latest.read_text().strip() == f"step-{done:08d}"
-    code, output = folder.run(*command)
-    assert code == 0, output
+    weights = folder.path / "model/model.safetensors"
+    with without(weights):  # those of the checkpoint are read
+        code, output = folder.run(*command)
+        assert code == 0, output
+        code, output = folder.run(*command, "checkpoint.resume=never")
+        assert (code, "model.path=model: no *.safetensors weights in it" in output) == (2, True), output
     assert unmeasured(folder.metrics("stopped")) == unmeasured(folder.metrics("whole"))
     runs = [path.name.rpartition("-")[2] for path in (folder.path / "stopped/wandb").glob("offline-run-*")]
     assert (len(runs), len(set(runs))) == (2, 1)  # two starts, one run of wandb's
+
+
+@contextlib.contextmanager
+def without(file: Path) -> Iterator[None]:
+    aside = file.rename(file.with_suffix(".aside"))
+    yield
+    aside.rename(file)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])

@@ -221,6 +221,22 @@ def test_after_a_change_of_data_a_new_run_begins_as_the_refusal_says(
     assert trained["loss"] < untrained["loss"]
 
 
+def test_a_run_that_begins_with_anothers_checkpoint_leaves_what_was_there(
+    ranks: RankPool, finished: Path, tmp_path: Path
+) -> None:
+    """The log of the run before knows nothing of that checkpoint, nor is its wandb run gone on with."""
+    log, wandb_id = tmp_path / "metrics.jsonl", tmp_path / "wandb/current-id.txt"
+    log.write_text('{"step": 1, "data_hash": "another"}\n')
+    wandb_id.parent.mkdir()
+    wandb_id.write_text("before")
+    named = f"checkpoint.resume={finished.parent}/run/checkpoints/step-00000001"
+    settings = [*layout(2), named, f"run.output_dir={tmp_path}"]
+    assert set(ranks.run("train_run", 2, config=str(finished), overrides=settings)) == {0}
+    assert [line["step"] for line in measured(tmp_path)] == [2]
+    assert "another" in (tmp_path / "metrics-left.jsonl").read_text()
+    assert not wandb_id.exists()
+
+
 def test_a_named_folder_that_is_missing(ranks: RankPool, finished: Path) -> None:
     settings = [*layout(), "checkpoint.resume=nowhere/step-00000009"]
     with pytest.raises(RankError, match=r"nowhere/step-00000009: no such folder") as caught:

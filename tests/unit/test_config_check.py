@@ -218,13 +218,6 @@ def test_a_source_may_be_a_folder_or_a_data_set_of_the_hub(config: Config) -> No
         assert f"data.sources.0.path={path}: 0 files match" in refusal(with_path(path))
 
 
-def test_model_folder_without_weights(config: Config) -> None:
-    Path("model/model.safetensors").unlink()
-    line = refusal(config)
-    assert "model.path=model: no *.safetensors weights" in line
-    assert "init-model" in line
-
-
 def test_rows_are_shared_by_the_copies(config: Config) -> None:
     # Fine for one copy of the model, not for three.
     assert "must divide batch.rows (8)" in refusal(config, processes=12)

@@ -59,6 +59,12 @@ def test_a_file_that_is_not_whole_is_named(damage: str, sharded: Path) -> None:
     assert ("it is not there" in str(caught.value)) is (damage == "gone")
 
 
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ConfigError, match=r"no \*\.safetensors weights in it.* agenttune init-model"):
+        check_weights(tmp_path)
+
+
 def test_an_index_that_cannot_be_read(sharded: Path) -> None:
     for text in ("{", "{}", "[]"):
         (sharded / INDEX).write_text(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.schema import Config
+from configs.weights import check_weights
 from trainer.checkpoint.choice import first_sound, glance, resume_folders
 from trainer.checkpoint.manifest import (
     MANIFEST,
@@ -56,25 +57,28 @@ def agree_on_checkpoint(config: Config, grid: Grid) -> Path | None:
     return first_sound(_folders_of_main(config, grid), check, tell)
 
 
-def check_weights(folder: Path, grid: Grid) -> None:
-    """A model folder that is a checkpoint of ours holds the weights that were written; a collective.
+def agree_on_weights(folder: Path, grid: Grid) -> None:
+    """The model folder to begin with holds all its weights, and where it is a checkpoint of ours those that were
+    written; a collective.
 
-    The ranks divide the reading. Raises ConfigError. Folders without a manifest are taken as they are.
+    The ranks divide the reading. Raises ConfigError. Of folders without a manifest only the files' lengths are known.
     """
     damage = ""
     try:
+        check_weights(folder)
         # Looked for by each rank: the folder may be each machine's own.
         records = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
         weights = {name: record for name, record in records.items() if fnmatch(name, WEIGHTS)}
         check_sizes(folder, weights)
         check_files(folder, weights, share(weights, grid.rank, grid.layout.world_size))
     except DamagedError as error:
-        damage = str(error)
-    found = [said for said in exchange(damage, grid) if said]
-    if found:
-        raise ConfigError(
-            f"model.path: {found[0]}. Take another folder or, if the change was meant, delete its {MANIFEST}"
+        damage = (
+            f"model.path: {error}. Take another folder or, if the change was meant, delete its {MANIFEST}"
         )
+    except ConfigError as error:
+        damage = str(error)
+    if found := [said for said in exchange(damage, grid) if said]:
+        raise ConfigError(found[0])
 
 
 def _folders_of_main(config: Config, grid: Grid) -> list[Path]:
