@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.load import load_config
@@ -16,6 +17,7 @@ from launch.environment import library_environment
 from launch.preflight import check_settings
 from launch.waiting_launcher import hear_no_more
 from tokenization.errors import DataError
+from trainer.checkpoint.progress import model_digest
 from trainer.checkpoint.store import CheckpointError
 from trainer.data.ahead import start_workers
 from trainer.data.open import open_data
@@ -59,6 +61,7 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
 
 
 def _train(config: Config, watch: Watchdog) -> int:
+    model = model_digest(Path(config.model.path))
     layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     data = open_data(config, builder, first=first, workers=config.data.workers)
@@ -70,7 +73,7 @@ def _train(config: Config, watch: Watchdog) -> int:
     from trainer.loop import train
     from trainer.parallel.grid import stop_grid
 
-    run = build_run(config, layout, data)
+    run = build_run(config, layout, data, model)
     logs = run.tracker.close if run.tracker else lambda: None
     try:
         code = train(run)

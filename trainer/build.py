@@ -22,7 +22,7 @@ from tokenization.builder import SampleBuilder
 from trainer.checkpoint.choice import own_name
 from trainer.checkpoint.course import take_up
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
-from trainer.checkpoint.progress import FOLDER, Progress, nothing_to_do, read_progress
+from trainer.checkpoint.progress import FOLDER, Progress, model_digest, nothing_to_do, read_progress
 from trainer.checkpoint.resume import agree_on_checkpoint, agree_on_weights
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
@@ -89,11 +89,13 @@ def grown_shape(config: Config, builder: SampleBuilder) -> ModelShape:
     return replace(shape, vocab=max(shape.vocab, builder.encoder.vocab_size))
 
 
-def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
+def build_run(config: Config, layout: Layout, data: Data | None = None, model: str | None = None) -> Run:
     """Join the process groups and put the run together, resumed where its checkpoints say so.
 
-    data: opened before, where workers were forked from this process while it was small; else nobody works ahead.
+    data: opened before, where workers were forked from this process while it was small; else nobody works ahead
+    model: `model_digest` of the model's folder when its config and tokenizer were read, which may be minutes ago
     """
+    model = model or model_digest(Path(config.model.path))
     torch.manual_seed(config.run.seed)
     # The watchdog is to come first: it tells where all ranks stand.
     grid = start_grid(layout, timedelta(seconds=max(_GROUPS_S, config.run.hang_seconds + _SIGN_OF_LIFE)))
@@ -123,7 +125,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None) -> Run:
     tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     done = progress.step if progress else 0
-    return Run(parts, builder, stream, tuple(bounds), done, guard, tracker, quarantine)
+    return Run(parts, builder, stream, tuple(bounds), done, model, guard, tracker, quarantine)
 
 
 def build_model(

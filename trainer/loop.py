@@ -39,6 +39,8 @@ class Run:
     """Pipeline layers at which stages begin, closed by their number."""
     done: int
     """Steps taken before this start."""
+    model: str
+    """`model_digest` of the files that it begins with: somebody may change them under it."""
     guard: Guard
     """As they left it."""
     tracker: Tracker | None
@@ -112,7 +114,7 @@ def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: 
         cursor=run.stream.cursor(data),
         layout=parts.grid.layout,
         rows=config.batch.rows,
-        model=saver.model,
+        model=run.model,
         guard=guard.as_json(),
         random=[],  # of all ranks; the saver asks them
         wandb_id=run.tracker.wandb_id if run.tracker else None,

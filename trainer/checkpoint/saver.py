@@ -17,7 +17,7 @@ from tokenization.builder import SampleBuilder
 from trainer.checkpoint.hf_export import write_index, write_shards
 from trainer.checkpoint.manifest import Records
 from trainer.checkpoint.postponed import Postponed
-from trainer.checkpoint.progress import Progress, is_doubtful, model_digest
+from trainer.checkpoint.progress import Progress, is_doubtful
 from trainer.checkpoint.read_back import ReadBack
 from trainer.checkpoint.replicas import check_replicas
 from trainer.checkpoint.shards import shard_plan
@@ -57,8 +57,6 @@ class Saver:
         self._plan = shard_plan(shape, bounds, self._dtype.itemsize, grid.layout)
         self._parts = saved_parts(shape, bounds, grid.layout.tensor, self._plan)
         self._table = owned_table(shape, bounds, grid.stage)
-        self.model = model_digest(Path(config.model.path))
-        """Of the files that the run has begun with: somebody may change them under it."""
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
         self._news: deque[str] = deque()
