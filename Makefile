@@ -27,7 +27,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 test: $(STAMP) ## set up and run all tests (17 to 22 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" tests/distributed tests/faults
-	$(BIN)/python -m pytest -m alone tests/distributed tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/distributed tests/faults
 
 check: $(STAMP) ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

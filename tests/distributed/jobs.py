@@ -34,7 +34,7 @@ NO_DATA = "from tokenization.errors import DataError; raise DataError('planted: 
 CONFIG = f"""
 run: {{output_dir: whole, seed: 1}}
 model: {{path: model, dtype: float32}}
-parallel: {{tensor: 2, pipeline: 2, data: 1}}
+parallel: {{tensor: 2, pipeline: 1, data: 1}}
 data:
   sequence_length: 256
   pack_window: 16
@@ -114,7 +114,7 @@ class Folder:
 
 
 def prepared(path: Path) -> Folder:
-    """With a config of two tensor ranks x two stages, and the tiny model that it trains."""
+    """With a config of two tensor ranks, and the tiny model that it trains; `test_demo.py` is for more of them."""
     folder = Folder(path)
     (path / "config.yaml").write_text(CONFIG)
     made = [*AGENTTUNE, "init-model", "model", "--shape", "tiny", "--tokenizer", str(DEMO / "tokenizer")]
@@ -130,7 +130,7 @@ def kill_all(folder: Folder) -> None:
 
 def endless(run: str) -> list[str]:
     """Overrides for a run of two tensor ranks that does not end by itself."""
-    return ["parallel.pipeline=1", "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
+    return ["train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
 
 
 def stop(folder: Folder, rank: int) -> float:

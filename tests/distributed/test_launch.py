@@ -44,7 +44,7 @@ def nothing_left(folder: Folder) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Folder) -> Path:
-    """An uninterrupted run on two tensor ranks x two stages."""
+    """An uninterrupted run."""
     code, output = folder.run(*AGENTTUNE, "train", "config.yaml", "wandb.mode=offline")
     assert code == 0, output
     return folder.path / "whole"
@@ -148,7 +148,8 @@ def test_interrupted_once_it_saves_and_twice_it_ends(folder: Folder) -> None:
             process.send_signal(signal.SIGINT)
             folder.wait_for_output("agenttune: interrupted again: ended at once", process)
         assert process.wait(LIMIT_S) == 130, folder.output()
-        assert not folder.processes()
+        _, alive = psutil.wait_procs(folder.processes(), timeout=10)  # those that the ranks have forked
+        assert not alive, folder.output()
         saved = saved or latest.read_text()
         assert latest.read_text() == saved
 
@@ -176,15 +177,14 @@ def test_every_launcher_runs_the_same_ranks(folder: Folder, whole: Path) -> None
         "deepspeed": [str(binaries / "deepspeed"), "--num_gpus", "2"],
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"],
     }
-    common = ["config.yaml", "parallel.pipeline=1", "train.steps=3", "optimizer.schedule=constant"]
+    common = ["config.yaml", "train.steps=3", "optimizer.schedule=constant"]
     reports: dict[str, list[dict[str, Any]]] = {}
     for name, launcher in launchers.items():
         code, output = folder.run(*launcher, str(ENTRY), *common, f"run.output_dir={name}")
         assert code == 0, output
         reports[name] = folder.metrics(name)
     assert unmeasured(reports["deepspeed"]) == unmeasured(reports["torchrun"])
-    first, first_of_four = reports["deepspeed"][0], folder.metrics("whole")[0]
-    assert math.isclose(first["loss"], first_of_four["loss"], rel_tol=1e-5)
+    assert reports["deepspeed"][0]["loss"] == folder.metrics("whole")[0]["loss"]
 
     code, output = folder.run(*AGENTTUNE, "train", *common, "run.output_dir=deepspeed")
     assert code == 0, output
@@ -268,7 +268,7 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
     rows[1100] = {"conversations": good["conversations"][1:]}
     (folder.path / "deep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     changed = ["data.sources.0.path=deep.jsonl", "data.eta=1", "data.pack_window=1300", "run.output_dir=deep"]
-    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", "parallel.pipeline=1", *changed)
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *changed)
     assert code == 3, output
     assert output.count("deep.jsonl:1101") == 1
     assert "agenttune: deep.jsonl:1101: message 1 is the assistant's" in output
