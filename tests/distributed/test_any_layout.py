@@ -83,13 +83,28 @@ def straight_run(ranks: RankPool, model: Path, folder: Path, /, **changes: dict[
 
 
 @pytest.fixture(scope="module")
+def made() -> dict[str, Straight]:
+    """Runs of the models, each made when it is first asked for."""
+    return {}
+
+
+@pytest.fixture
 def straight(
-    request: pytest.FixtureRequest, ranks: RankPool, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    made: dict[str, Straight],
+    ranks: RankPool,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Straight:
     """Of the model a test names."""
-    folder = tmp_path_factory.mktemp(request.param)
-    changes: dict[str, Any] = {"tie_word_embeddings": not request.param.startswith("untied")}
-    if request.param not in WIDE:
+    name = request.param
+    if name not in made:
+        made[name] = straight_run_of(name, ranks, tmp_path_factory.mktemp(name))
+    return made[name]
+
+
+def straight_run_of(name: str, ranks: RankPool, folder: Path) -> Straight:
+    changes: dict[str, Any] = {"tie_word_embeddings": not name.startswith("untied")}
+    if name not in WIDE:
         return straight_run(ranks, write_model(folder / "model", **changes), folder)
     changes |= {"num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 8}
     steps = DONE + (MORE if LONG else 1)
