@@ -28,7 +28,7 @@ from launch.ranks import ENTRY, Ranks
 from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
 from tokenization.builder import SampleBuilder
 from trainer.checkpoint.choice import goes_on, resume_folder
-from trainer.checkpoint.progress import nothing_to_do, read_progress
+from trainer.checkpoint.progress import model_digest, nothing_to_do, read_progress
 from trainer.checkpoint.store import committed
 from trainer.data.epochs import known_steps
 
@@ -39,18 +39,19 @@ PASSED_ON = (0, 2, 3, REQUEUE)
 def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Popen[bytes]) -> int:
     """Check everything that can be checked, have the ranks started, wait. Raises ConfigError or DataError before."""
     config = load_config(path, overrides)
+    model = model_digest(Path(config.model.path))
     layout, builder = local_layout(config, accelerators())
+    folder = resume_folder(config)
+    if folder is None:
+        check_weights(Path(config.model.path))
     check_output(config)
     stream = check_sources(config, builder)
-    folder = resume_folder(config)
     if folder:
-        progress = read_progress(folder, config)
+        progress = read_progress(folder, config, model)
         stream.check_cursor(progress.cursor, folder)
         if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
             print(said, file=sys.stderr)
             return 0
-    else:
-        check_weights(Path(config.model.path))
     print(_announcement(config, layout), file=sys.stderr)
     ranks = Ranks(launcher, layout.world_size)
     forward = _Forward(launcher, ranks)

@@ -12,11 +12,13 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.load import load_config
 from configs.schema import Config
+from configs.weights import check_weights
 from launch.ancestors import die_with_launcher
 from launch.environment import library_environment
 from launch.preflight import check_settings
 from launch.waiting_launcher import hear_no_more
 from tokenization.errors import DataError
+from trainer.checkpoint.choice import resume_folders
 from trainer.checkpoint.progress import model_digest
 from trainer.checkpoint.store import CheckpointError
 from trainer.data.ahead import start_workers
@@ -32,8 +34,8 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
     """Train as rank RANK of WORLD_SIZE. Returns 0, or 75 when stopped by a signal after saving.
 
     Errors in the config and the data, a checkpoint given up and what guards found are met by all ranks alike, so one
-    raises them and the others wait to be ended, seconds at most, and return the error's code. A rank that is alone with
-    one says so before. Any other error names its rank.
+    raises them and the others wait to be ended, seconds at most, and return the error's code. A rank that is the only
+    one without data says so before. Any other error names its rank.
     """
     die_with_launcher()
     warnings.simplefilter("ignore")
@@ -52,8 +54,10 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if watch.tells():
             if watch.alone:
-                said = "ended the training by this, which no other rank of this machine had met:"
-                print(f"agenttune: rank {rank} {said}", file=sys.stderr)
+                print(
+                    f"agenttune: rank {rank} alone ends the training: others have got past this",
+                    file=sys.stderr,
+                )
             raise
         return getattr(error, "exit_code", 1)
     except Exception as error:
@@ -63,6 +67,8 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
 def _train(config: Config, watch: Watchdog) -> int:
     model = model_digest(Path(config.model.path))
     layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
+    if not resume_folders(config):
+        check_weights(Path(config.model.path))  # before the data are indexed
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     data = open_data(config, builder, first=first, workers=config.data.workers)
     if first:

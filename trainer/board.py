@@ -35,6 +35,8 @@ class Page(ctypes.Structure):
     """Seconds after `beat` in which it is to go on again."""
     step: int
     """Of the last optimizer step; 0 before the first."""
+    begun: int
+    """Of the step whose data it last got."""
     main_thread: int
     """Its main thread as faulthandler names it."""
     code: int
@@ -49,7 +51,12 @@ class Page(ctypes.Structure):
     """What was found then, in UTF-8."""
     _fields_ = [
         *(("awake", ctypes.c_double), ("beat", ctypes.c_double), ("limit", ctypes.c_double)),
-        *(("step", ctypes.c_int64), ("main_thread", ctypes.c_uint64), ("code", ctypes.c_int)),
+        *(
+            ("step", ctypes.c_int64),
+            ("begun", ctypes.c_int64),
+            ("main_thread", ctypes.c_uint64),
+            ("code", ctypes.c_int),
+        ),
         *(("alike", ctypes.c_bool), ("told", ctypes.c_bool)),
         *(("claimed", ctypes.c_double), ("blame", ctypes.c_char * _BLAME)),
     ]

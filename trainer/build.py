@@ -105,7 +105,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     shape = grown_shape(config, builder)
     stream = data.stream(config)
     folder = agree_on_checkpoint(config, grid)
-    progress = read_progress(folder, config) if folder else None
+    progress = read_progress(folder, config, model) if folder else None
     if not progress:
         agree_on_weights(Path(config.model.path), grid)
     if folder and progress:

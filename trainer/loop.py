@@ -24,7 +24,7 @@ from trainer.data.stream import RowStream
 from trainer.guard import Guard
 from trainer.metrics import Tracker
 from trainer.step import StepParts, Wishes, train_step
-from trainer.watchdog import beat, meets_alike
+from trainer.watchdog import beat, begins, meets_alike
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def train(run: Run) -> int:
                     if run.quarantine and batches.bad_rows:
                         run.quarantine.add(batches.bad_rows)
                 raise
+            begins(step)
             taken = train_step(run.parts, batch, step, guard, wishes, begun, data.hash)
             beat(step)
             guard = taken.guard

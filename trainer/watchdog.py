@@ -45,6 +45,13 @@ def beat(step: int | None = None) -> None:
         running.beat(step)
 
 
+def begins(step: int) -> None:
+    """This rank has the data of a step. Does nothing where no progress is awaited."""
+    running = _running
+    if running:
+        running.begins(step)
+
+
 def meets_alike() -> None:
     """This rank will end with an error that all ranks meet. Does nothing where no progress is awaited."""
     running = _running
@@ -108,9 +115,9 @@ class Watchdog:
 
     @property
     def alone(self) -> bool:
-        """After an error that all ranks should meet: there are others on this machine, and none of them has yet."""
-        boards = [member.board for member in self._others if member.board]
-        return bool(boards) and not any(board.page.alike for board in boards)
+        """After an error that all ranks should meet: another of this machine has got data which this one has not."""
+        begun = self._board.page.begun
+        return any(member.board.page.begun > begun for member in self._others if member.board)
 
     def _is_told(self) -> bool:
         return any(member.board.page.told for member in self._others if member.board)
@@ -120,6 +127,9 @@ class Watchdog:
         if not member.board or member.rank > self._rank or not member.board.page.alike:
             return False
         return (patient or member.board.page.code >= 0) and member.runs
+
+    def begins(self, step: int) -> None:
+        self._board.page.begun = step
 
     def beat(self, step: int | None = None) -> None:
         page = self._board.page

@@ -30,7 +30,13 @@ LIMIT_S = 300
 MARK = "AGENTTUNE_TEST_RUN"
 PLANTED = Path(__file__).with_name("planted")
 HELD_GIL = "import ctypes; m = ctypes.create_string_buffer(64); f = ctypes.PyDLL(None).pthread_mutex_lock; f(m); f(m)"
-NO_DATA = "from tokenization.errors import DataError; raise DataError('planted: no rows')"
+NO_DATA = """
+from tokenization.errors import DataError
+from trainer.data.prefetch import Prefetch
+def starve(self):
+    raise DataError("planted: no rows")
+Prefetch.__next__ = starve
+"""
 CONFIG = f"""
 run: {{output_dir: whole, seed: 1}}
 model: {{path: model, dtype: float32}}

@@ -94,18 +94,20 @@ def train_run(
     max_bytes: int | None = None,
     small: int | None = None,
     drawn: bool = False,
+    began_with: str | None = None,
 ) -> int:
     """The whole run with its checkpoints, weights in files of at most `max_bytes`; returns the exit code.
 
     small: bytes of a file that every rank reads when it resumes; larger ones are divided among them
     drawn: the loss has a factor that each rank draws, as dropout would
+    began_with: `model_digest` of the model's folder when the ranks first read of it
 
     `full_disk` {"rank", "step", "bytes"}: that rank can write no file beyond so many bytes while it saves that
     step. The operating system refuses, so whatever library writes meets its own kind of error.
     """
     _limit_shards(max_bytes)
     choice.SMALL = choice.SMALL if small is None else small
-    run = _build(config, overrides)
+    run = _build(config, overrides, began_with)
     if drawn:
         losses = run.parts.loss.token_losses
         run.parts.loss.token_losses = lambda hidden, targets: losses(hidden, targets) * (0.5 + torch.rand(()))
@@ -223,10 +225,10 @@ def _limit_shards(max_bytes: int | None) -> None:
         saver.shard_plan = partial(saver.shard_plan, most_bytes=max_bytes)
 
 
-def _build(config: str, overrides: Sequence[str]) -> Run:
+def _build(config: str, overrides: Sequence[str], began_with: str | None = None) -> Run:
     settings = load_config(config, overrides)
     shape = ModelShape.from_folder(settings.model.path)
-    return build_run(settings, check_config(settings, shape, None, None))
+    return build_run(settings, check_config(settings, shape, None, None), model=began_with)
 
 
 def _steps(run: Run, batches: Iterator[GlobalBatch], steps: int) -> list[dict[str, Any]]:

@@ -1,11 +1,18 @@
-"""What `make train` promises, with fewer steps: the loss falls by half, and transformers alone replies."""
+"""What `make train` promises, with fewer steps: the loss falls by half, and transformers alone replies.
+
+On the way the four ranks are told to stop, and are started again.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from configs.errors import REQUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,6 +21,20 @@ def run(*command: str) -> str:
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def stop_after(steps: int, log: Path, *command: str) -> None:
+    """Tell a run to stop, and wait for it to end as one that is to be started again."""
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT) as process:
+        try:
+            while not log.is_file() or log.read_bytes().count(b"\n") < steps:
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=300) == REQUEUE
+        finally:
+            process.kill()
+    assert log.read_bytes().count(b"\n") < 40
 
 
 def test_the_demo(tmp_path: Path) -> None:
@@ -31,7 +52,9 @@ def test_the_demo(tmp_path: Path) -> None:
         "1",
     )
     changed = [f"model.path={model}", f"run.output_dir={folder}", "train.steps=40", "wandb.mode=offline"]
-    run(*command, "train", "configs/demo.yaml", *changed)
+    train = (*command, "train", "configs/demo.yaml", *changed)
+    stop_after(15, folder / "metrics.jsonl", *train)
+    run(*train)
     losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 40
     assert losses[-1] < losses[0] / 2

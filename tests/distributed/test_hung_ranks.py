@@ -306,6 +306,17 @@ def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
     assert sorted(told(machine)) == ["False", "False", "True"]
 
 
+@pytest.mark.parametrize("begun", [3, 4])
+def test_a_rank_whose_data_others_have_got_is_alone(begun: int, machine: Machine) -> None:
+    """Where they have not come to the step yet, being at the log say, nobody knows."""
+    tell = "import atexit; atexit.register(lambda: print(watch.tells(2), watch.alone))"
+    fails = f"watch.begins({begun}); {FAIL.format(1.5)}"
+    machine.start(command(fails, before=tell, limit=1000))
+    machine.start(command("watch.begins(4); time.sleep(1000)", limit=1000))
+    said = machine.ranks[0].communicate(timeout=30)[0]
+    assert said.split()[-2:] == ["True", str(begun == 3)]
+
+
 @pytest.mark.parametrize(("seconds", "teller"), [(1.5, 0), (6, 1)])
 def test_the_rank_that_has_logs_to_close_tells(seconds: float, teller: int, machine: Machine) -> None:
     """Nobody ends it meanwhile, unless it takes too long: then another tells in its place, and the job ends."""

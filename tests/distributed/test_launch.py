@@ -114,8 +114,10 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path)
 @contextlib.contextmanager
 def without(file: Path) -> Iterator[None]:
     aside = file.rename(file.with_suffix(".aside"))
-    yield
-    aside.rename(file)
+    try:
+        yield
+    finally:
+        aside.rename(file)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
@@ -273,7 +275,7 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder) -> None:
     assert output.count("deep.jsonl:1101") == 1
     assert "agenttune: deep.jsonl:1101: message 1 is the assistant's" in output
     assert "Traceback" not in output
-    assert "ended the training by this" not in output  # all met it, none is to blame
+    assert "alone ends the training" not in output  # all met it, none is to blame
     assert folder.metrics("deep") == []
 
 

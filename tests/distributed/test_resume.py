@@ -237,6 +237,19 @@ def test_a_run_that_begins_with_anothers_checkpoint_leaves_what_was_there(
     assert not wandb_id.exists()
 
 
+def test_a_model_folder_that_was_changed_while_the_run_began(
+    ranks: RankPool, finished: Path, tmp_path: Path
+) -> None:
+    """Its files were others when they were read: no checkpoint is made of those of now, and none gone on from."""
+    began, fresh = "0" * 32, ["checkpoint.resume=never", f"run.output_dir={tmp_path}"]
+    for settings, said in ((fresh, "was changed since this run began"), ([], "is not the one that")):
+        with pytest.raises(RankError, match=said):
+            ranks.run(
+                "train_run", 1, config=str(finished), overrides=[*layout(), *settings], began_with=began
+            )
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
 def test_a_named_folder_that_is_missing(ranks: RankPool, finished: Path) -> None:
     settings = [*layout(), "checkpoint.resume=nowhere/step-00000009"]
     with pytest.raises(RankError, match=r"nowhere/step-00000009: no such folder") as caught:

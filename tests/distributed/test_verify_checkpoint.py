@@ -178,3 +178,7 @@ def test_a_run_does_not_begin_with_damaged_weights(
         assert f"model.path: {checkpoint / WEIGHTS}: holds other bytes" in outcome["message"]
     (checkpoint / MANIFEST).unlink()
     assert set(ranks.run("train_run", 2, config=str(run), overrides=settings)) == {0}
+    (checkpoint / WEIGHTS).unlink()
+    again = [*settings, "checkpoint.resume=never"]
+    for outcome in ranks.outcomes("train_run", 2, config=str(run), overrides=again, limit_s=60):
+        assert f"model.path={checkpoint}: no *.safetensors weights" in outcome["message"]

@@ -88,7 +88,7 @@ def test_a_spoilt_latest(trials: Trials, straight: Callable[[str], Straight], tm
         lambda pointer: pointer.write_text(".\n"),
         lambda pointer: pointer.write_text("../checkpoints/step-00000003\n"),
     ]
-    for trial in trials("R6 latest missing, empty, NULs, naming nothing", held, few=2, of=20):
+    for trial in trials("R6 latest missing, empty, NULs, naming nothing", held, few=2, of=30):
         forms = trial.turn((lost, wrong))
         form, run = trial.turn(forms), straight(trial.turn(NAMES))
         with trial:

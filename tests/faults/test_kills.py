@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from faults import BATCH, CHANGES, CLOCK, READ, SAVE, Fault, kill
 from lab import NAMES, STEPS, Ended, Event, Straight, measured, visible
-from trials import LONG, Trials
+from trials import LONG, SEED, Trials
 
 KEEP = "checkpoint.keep=2"
 GONE_S = 2
@@ -48,7 +48,7 @@ def test_any_call_of_a_save(
     assert dry.code == 0, dry.told
     calls = [[(rank, at) for at in boundaries(dry, rank)] for rank in range(run.ranks)]
     for each in calls:
-        Random(name).shuffle(each)
+        Random(f"{SEED} {name}").shuffle(each)
     points = [
         point for points in zip_longest(*calls) for point in points if point
     ]  # neighbours are other ranks'

@@ -36,7 +36,7 @@ HANG_S = 3.0
 END_S = 2.0
 """Within which all is to be gone once it is known to hang, or once a rank has failed."""
 LAST = "agenttune: the training was ended: rank {} failed, was killed or left first"
-ALONE = "agenttune: rank {} ended the training by this, which no other rank of this machine had met:"
+ALONE = "agenttune: rank {} alone ends the training: others have got past this"
 FAILURES = [
     ("raise RuntimeError('planted')", 1, LAST),
     (NO_DATA, 3, ALONE),

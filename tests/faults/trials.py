@@ -66,8 +66,9 @@ class Trial:
         return self.error is not None
 
     def turn(self, choices: Sequence[Kind]) -> Kind:
-        """The one of `choices` whose turn it is. Over as many trials as there are combinations of all that a trial
-        takes in turn, each comes once; the next trial has another of the first, and mostly of every other."""
+        """The one of `choices` whose turn it is. Where their numbers do not hang on what was chosen before, each
+        combination of a trial's turns comes once in as many trials as there are; the next trial has another of the
+        first, and mostly of every other."""
         self._rest, place = divmod(self._rest, len(choices))
         chosen = choices[(place + (self._first or 0)) % len(choices)]
         self._first = place if self._first is None else self._first

@@ -129,6 +129,12 @@ def test_tokenizer_larger_than_the_model(folder: Path) -> None:
     expect_line(folder, 2, (f"vocabulary={IDS}", f"({IDS - 1})", "use the tokenizer that model was"))
 
 
+def test_no_weights(folder: Path) -> None:
+    (folder / "model/model.safetensors").unlink()
+    expect_line(folder, 2, ("model.path=model", "no *.safetensors weights", "agenttune init-model"))
+    assert not (folder / "run").exists()  # nor were the data gone through
+
+
 def test_no_config_file(folder: Path) -> None:
     (folder / "config.yaml").unlink()
     expect_line(folder, 2, ("config.yaml", "no such config file", "working directory"))

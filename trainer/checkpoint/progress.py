@@ -54,8 +54,10 @@ def model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def read_progress(folder: Path, config: Config) -> Progress:
-    """Raises ConfigError where the folder holds no training state, or one that this run cannot go on from.
+def read_progress(folder: Path, config: Config, model: str) -> Progress:
+    """model: `model_digest` of the folder the run begins with
+
+    Raises ConfigError where the folder holds no training state, or one that this run cannot go on from.
 
     That is one of another number of rows per step, or another model's config or tokenizer. The layout may be another.
     """
@@ -77,7 +79,7 @@ def read_progress(folder: Path, config: Config) -> Progress:
             f"batch.rows={config.batch.rows} but {folder} was written with {progress.rows}: its steps would count "
             f"other rows; set it back, {from_weights(folder)}"
         )
-    if progress.model != model_digest(Path(config.model.path)):
+    if progress.model != model:
         raise ConfigError(
             f"model.path={config.model.path}: its config.json, tokenizer or chat template is not the one that "
             f"{folder} was trained with; name that folder, or start afresh with checkpoint.resume=never"
