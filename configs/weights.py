@@ -33,18 +33,28 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         return {name: folder / file for name, file in names.items()}
     if single.is_file():
         return dict.fromkeys(_tensors(single), single)
-    raise ConfigError(f"{folder} holds no {SINGLE}: convert its weights to safetensors first")
+    raise ConfigError(
+        f"{folder} holds neither {SINGLE} nor {INDEX}, which names the files of sharded weights: copy it again in full"
+    )
 
 
 def check_weights(folder: Path) -> None:
-    """All weight files are there, each to its end. Raises ConfigError naming one that is not."""
+    """All weight files are there, each to its end and with the tensors that it should have. Raises ConfigError naming
+    one that is not."""
     if not any(folder.glob("*.safetensors")):
+        pickled = " (its *.bin are pickles, which are never read)" if any(folder.glob("*.bin")) else ""
         raise ConfigError(
-            f"model.path={folder}: no *.safetensors weights in it, which a run begins with; must be a "
+            f"model.path={folder}: no *.safetensors weights in it{pickled}, which a run begins with; must be a "
             "Hugging Face folder: download one, or make one with agenttune init-model"
         )
-    for file in sorted({*tensor_files(folder).values()}):
-        _tensors(file)
+    files = tensor_files(folder)
+    for file in sorted({*files.values()}):
+        held = set(_tensors(file))
+        if absent := [name for name, named in files.items() if named == file and name not in held]:
+            raise ConfigError(
+                f"{file} does not hold {absent[0]}, as {INDEX} says ({len(absent)} such tensors): they are not of one "
+                "model; copy both again"
+            )
 
 
 def _tensors(file: Path) -> list[str]:

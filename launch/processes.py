@@ -27,7 +27,8 @@ from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
 from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
 from tokenization.builder import SampleBuilder
-from trainer.checkpoint.choice import goes_on, resume_folder
+from tokenization.errors import DataError
+from trainer.checkpoint.choice import check_some_left, goes_on, resume_folder
 from trainer.checkpoint.progress import model_digest, nothing_to_do, read_progress
 from trainer.checkpoint.store import committed
 from trainer.data.epochs import known_steps
@@ -49,7 +50,9 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     if folder:
         progress = read_progress(folder, config, model)
         stream.check_cursor(progress.cursor, folder)
-        if said := nothing_to_do(progress.step, known_steps(config, stream, builder)):
+        steps = known_steps(config, stream, builder)
+        check_some_left(config, folder, progress.step, steps)
+        if said := nothing_to_do(progress.step, steps):
             print(said, file=sys.stderr)
             return 0
     print(_announcement(config, layout), file=sys.stderr)
@@ -67,6 +70,8 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
             _tell_newest(config)
         return 130
     if code in PASSED_ON:
+        if code == DataError.exit_code and config.data.on_error == "strict":
+            _tell_newest(config, "data.on_error=skip leaves such rows out and")
         return code
     if too_early:
         return REQUEUE
@@ -97,11 +102,11 @@ def local_layout(config: Config, devices: int) -> tuple[Layout, SampleBuilder]:
     return layout, builder
 
 
-def _tell_newest(config: Config) -> None:
+def _tell_newest(config: Config, how: str = "") -> None:
     """The checkpoint of its own that a start goes on from, where there is one, and how."""
     with contextlib.suppress(ConfigError):
         for folder in committed(Path(config.run.output_dir) / "checkpoints")[:1]:
-            how = "the same command" if goes_on(config) else "checkpoint.resume=auto"
+            how = how or ("the same command" if goes_on(config) else "checkpoint.resume=auto")
             print(f"agenttune: {how} goes on from {folder.name}", file=sys.stderr)
 
 
@@ -111,7 +116,7 @@ def _announcement(config: Config, layout: Layout) -> str:
     sources = ", ".join(source.name for source in config.data.sources)
     return (
         f"{config.model.path} ({parameters:,} parameters, {config.model.dtype}) on {sources}: starting "
-        f"{layout.world_size} ranks, {layout}, "
+        f"{layout.world_size} rank{'s' if layout.world_size > 1 else ''}, {layout}, "
         f"{layout.micro_batches(config.batch)} micro-batches of {config.batch.micro_rows} row(s) each per step{saved}"
     )
 

@@ -19,7 +19,7 @@ from configs.load import save_config
 from configs.schema import Config
 from configs.shapes import ModelShape
 from tokenization.builder import SampleBuilder
-from trainer.checkpoint.choice import own_name
+from trainer.checkpoint.choice import check_some_left, own_name
 from trainer.checkpoint.course import take_up
 from trainer.checkpoint.hf_import import fresh_ids, load_weights
 from trainer.checkpoint.progress import FOLDER, Progress, model_digest, nothing_to_do, read_progress
@@ -113,6 +113,8 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
         if own_name(config, folder):  # else the log is that of a run before, and is put aside
             check_log(Path(config.run.output_dir), progress.step, progress.cursor["hash"])
     steps = count_steps(config, data, grid)
+    if folder and progress:
+        check_some_left(config, folder, progress.step, steps)
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     engine, loss = build_model(config, shape, grid, bounds, table, fresh_ids(builder), load=progress is None)
@@ -124,8 +126,10 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
-    done = progress.step if progress else 0
-    return Run(parts, builder, stream, tuple(bounds), done, model, guard, tracker, quarantine)
+    done, began = 0, None
+    if folder and progress:
+        done, began = progress.step, progress.began if own_name(config, folder) else str(folder.absolute())
+    return Run(parts, builder, stream, tuple(bounds), done, began, model, guard, tracker, quarantine)
 
 
 def build_model(

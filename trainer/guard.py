@@ -66,8 +66,8 @@ class Guard:
             f"step {step}: {fault}; {self.in_a_row} steps in a row could not be taken, guard.patience is "
             f"{config.guard.patience}. Weights and moments are as they were before the first of them. If a step before "
             f"it has ruined them, go back: checkpoint.resume={output}/checkpoints/step-… names an earlier one, which "
-            f"checkpoint.keep has not deleted, and lower optimizer.lr. If the rows are to blame "
-            f"({show_rows(output, first, step, config.batch.rows)}), raise guard.patience to go on behind them"
+            f"checkpoint.keep has not deleted (or begin anew with never), and lower optimizer.lr. If the rows are to "
+            f"blame ({show_rows(output, first, step, config.batch.rows)}), raise guard.patience to go on behind them"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Run:
     """Pipeline layers at which stages begin, closed by their number."""
     done: int
     """Steps taken before this start."""
+    began: str | None
+    """As in `Progress`."""
     model: str
     """`model_digest` of the files that it begins with: somebody may change them under it."""
     guard: Guard
@@ -119,6 +121,7 @@ def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: 
         guard=guard.as_json(),
         random=[],  # of all ranks; the saver asks them
         wandb_id=run.tracker.wandb_id if run.tracker else None,
+        began=run.began,
     )
     saver.save(progress, background=config.checkpoint.background and not ends)
 

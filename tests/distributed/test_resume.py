@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,15 @@ def measured(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = ("step_seconds", "tokens_per_second", "data_wait_seconds", "mfu")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+@contextmanager
+def moved(folder: Path) -> Iterator[None]:
+    aside = folder.rename(folder.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(folder)
 
 
 def assert_same_tensors(ours: Path, theirs: Path) -> None:
@@ -235,6 +246,14 @@ def test_a_run_that_begins_with_anothers_checkpoint_leaves_what_was_there(
     assert [line["step"] for line in measured(tmp_path)] == [2]
     assert "another" in (tmp_path / "metrics-left.jsonl").read_text()
     assert not wandb_id.exists()
+    # The same command goes on from its own, also where the other is gone; another folder is not taken for it.
+    longer = [*settings, "train.steps=3"]
+    with moved(finished.parent / "run/checkpoints/step-00000001"):
+        assert set(ranks.run("train_run", 2, config=str(finished), overrides=longer)) == {0}
+    assert [line["step"] for line in measured(tmp_path)] == [2, 3]
+    elsewhere = named.replace("00001", "00002")
+    with pytest.raises(RankError, match="did not begin there; go on from its newest, step-00000003"):
+        ranks.run("train_run", 2, config=str(finished), overrides=[*settings, elsewhere])
 
 
 def test_a_model_folder_that_was_changed_while_the_run_began(
@@ -248,6 +267,18 @@ def test_a_model_folder_that_was_changed_while_the_run_began(
                 "train_run", 1, config=str(finished), overrides=[*layout(), *settings], began_with=began
             )
     assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_run_that_would_begin_and_take_no_step(ranks: RankPool, finished: Path, tmp_path: Path) -> None:
+    settings = [
+        f"checkpoint.resume={finished.parent}/run/checkpoints/step-00000002",
+        f"run.output_dir={tmp_path}",
+    ]
+    with pytest.raises(
+        RankError, match=r"has 2 steps behind it, .* of 2 none is left; raise train\.steps"
+    ) as caught:
+        ranks.run("train_run", 1, config=str(finished), overrides=[*layout(), *settings])
+    assert caught.value.kind == "ConfigError"
 
 
 def test_a_named_folder_that_is_missing(ranks: RankPool, finished: Path) -> None:

@@ -69,7 +69,7 @@ def test_where_all_are_damaged_the_run_ends(
             saved = [step_folder(folder / "checkpoints", step) for step in (3, 2)]
             done = [damage(each, kind, trial.random) for each, kind in zip(saved, kinds, strict=True)]
             ended = run.start(folder, small=trial.random.choice((None, GLANCED)))
-            assert_refused(run, ended, folder, "there is no other", str(done))
+            assert_refused(run, ended, folder, "There is no other", str(done))
             shutil.rmtree(folder)
 
 

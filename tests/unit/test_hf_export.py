@@ -181,7 +181,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"no model\.safetensors"):
+    with pytest.raises(ValueError, match=r"neither model\.safetensors nor"):
         tensor_files(tmp_path)
 
 

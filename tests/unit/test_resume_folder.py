@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,21 @@ def test_resume_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert chosen("never") is None
     own = step_folder(tmp_path / "checkpoints", 7)
     tell_once.cache_clear()
-    assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
-    assert "goes on from its own step-00000007" in capsys.readouterr().err
+    with pytest.raises(
+        ConfigError, match=r"and did not begin there; go on from its newest, step-00000007, with"
+    ):
+        chosen(str(other))
+    capsys.readouterr()
     assert chosen(str(own)) == own
     assert capsys.readouterr().err == ""
     gone = str(tmp_path / "gone")  # the other run's checkpoint.keep has deleted it, say
     with pytest.raises(ConfigError, match="gone: no such folder"):
         chosen(gone)  # no sign that it has ever been there
     (own / "training_state").mkdir()
-    write_text(own / "training_state/config.yaml", f"checkpoint: {{resume: {gone}}}")
+    write_text(own / "training_state/state.json", json.dumps({"began": str(other)}))
+    assert chosen(str(other)) == own  # begun from another run's folder, it goes on from its own
+    assert "other is where this run began: it goes on from its own step-00000007" in capsys.readouterr().err
+    write_text(own / "training_state/state.json", json.dumps({"began": gone}))
     assert chosen(gone) == own
     assert "gone is gone, and this run has begun there: it goes on from its own" in capsys.readouterr().err
     for mistyped in ("step-00000007", str(tmp_path / "step-00000007"), "nevre", str(own.with_name("step-9"))):

@@ -91,13 +91,15 @@ def test_the_rank_is_named_whose_disk_failed(
             return [told]
         return [{"error": f"error of {rank}", "elsewhere": value} for rank, value in enumerate(elsewhere)]
 
-    monkeypatch.setattr("trainer.parallel.exchange.exchange", answered)
     named = elsewhere.index(False) if False in elsewhere else 0
-    with pytest.raises(
-        CheckpointError, match=rf"rank {named}( and 1 more)? could .*: error of {named}; earlier"
-    ):
-        commit(tmp_path, 2, single_rank, writer("new"))
-    assert names(tmp_path) == []
+    said = rf"rank {named}( and 1 more)? could .*: error of {named}; "
+    for before in ("there is none before it", "earlier checkpoints stay in force"):
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.parallel.exchange.exchange", answered)
+            with pytest.raises(CheckpointError, match=said + before):
+                commit(tmp_path, 2, single_rank, writer("new"))
+        assert names(tmp_path) == ([] if before.startswith("there") else ["latest", "step-00000001"])
+        commit(tmp_path, 1, single_rank, writer("old"))
 
 
 @pytest.mark.parametrize("pointer", [None, b"", b"\xff", b"step-00000009\n"])

@@ -60,9 +60,24 @@ def test_a_file_that_is_not_whole_is_named(damage: str, sharded: Path) -> None:
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(ConfigError, match=r"no \*\.safetensors weights in it.* agenttune init-model"):
+    with pytest.raises(ConfigError, match=r"no \*\.safetensors weights in it, which .* agenttune init-model"):
         check_weights(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ConfigError, match=r"weights in it \(its \*\.bin are pickles, which are never read\)"):
+        check_weights(tmp_path)
+
+
+def test_shards_without_their_index(sharded: Path) -> None:
+    (sharded / INDEX).unlink()
+    with pytest.raises(ConfigError, match=rf"neither {SINGLE} nor {INDEX}"):
+        check_weights(sharded)
+
+
+def test_an_index_of_other_shards(sharded: Path) -> None:
+    swapped = {"a": "b.safetensors", "b": "b.safetensors"}
+    (sharded / INDEX).write_text(json.dumps({"weight_map": swapped}))
+    with pytest.raises(ConfigError, match=rf"b\.safetensors does not hold a, as {INDEX} says \(1 such"):
+        check_weights(sharded)
 
 
 def test_an_index_that_cannot_be_read(sharded: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from configs.changes import saved_settings
 from configs.errors import ConfigError
 from configs.schema import Config
 from trainer.checkpoint.manifest import MANIFEST, DamagedError, check_files, check_sizes, read_manifest
-from trainer.checkpoint.progress import FOLDER
+from trainer.checkpoint.progress import began_with, nothing_to_do
 from trainer.checkpoint.store import LATEST, committed, folders_of, is_name, named_latest
+from trainer.data.identity import from_weights
 from trainer.data.notices import tell_once
 
 SMALL = 4 << 20
@@ -22,7 +22,8 @@ def resume_folders(config: Config) -> list[Path]:
     folder that is not there; tells where one that is named is not taken.
 
     A folder of another run is where this run begins; once it has checkpoints of its own it goes on from those, also
-    where that folder is gone. One of its own is gone back to. What is named is not replaced by another.
+    where that folder is gone. One that began elsewhere does not take it: ConfigError. One of its own is gone back to.
+    What is named is not replaced by another.
     """
     resume = config.checkpoint.resume
     checkpoints = Path(config.run.output_dir) / "checkpoints"
@@ -39,8 +40,15 @@ def resume_folders(config: Config) -> list[Path]:
     if folder.is_dir():
         check_is_one(folder)
     own = committed(checkpoints) if goes_on(config) else []
-    if not folder.is_dir() and not any(_began(each) == resume for each in own):  # mistyped, it may be
+    begun = any(began_with(each) == str(folder.absolute()) for each in own)
+    if not folder.is_dir() and not begun:  # mistyped, it may be
         raise ConfigError(f"checkpoint.resume={resume}: no such folder; name a checkpoint, auto or never")
+    if own and not begun:
+        raise ConfigError(
+            f"checkpoint.resume={resume}: {config.run.output_dir} has checkpoints of its own and did not begin there; "
+            f"go on from its newest, {own[0].name}, with checkpoint.resume=auto, or begin a new run with another "
+            "run.output_dir"
+        )
     if own:
         began = "is where this run began" if folder.is_dir() else "is gone, and this run has begun there"
         tell_once(
@@ -56,9 +64,13 @@ def resume_folders(config: Config) -> list[Path]:
     return [folder]
 
 
-def _began(own: Path) -> str:
-    """What checkpoint.resume said when a checkpoint was saved."""
-    return str(saved_settings(own / FOLDER / "config.yaml").get("checkpoint.resume"))
+def check_some_left(config: Config, folder: Path, done: int, steps: int | None) -> None:
+    """Raises ConfigError where a run would begin with another's checkpoint, after `done` steps, and take none."""
+    if nothing_to_do(done, steps) and not own_name(config, folder):
+        raise ConfigError(
+            f"{folder} has {done} steps behind it, from which a run that begins with it counts on: of {steps} none is "
+            f"left; raise train.steps or train.epochs, or {from_weights(folder)}"
+        )
 
 
 def goes_on(config: Config) -> bool:
@@ -113,7 +125,7 @@ def first_sound(
             )
         else:
             beside = [each.name for each in folders_of(folder.parent) if each not in folders]
-            remedy = f"beside it are {', '.join(beside[:5])}: name" if beside else "there is no other: name"
+            remedy = f"Beside it are {', '.join(beside[:5])}: name" if beside else "There is no other: name"
             raise ConfigError(
                 f"{damage}. {remedy} a whole one in checkpoint.resume, or start afresh with checkpoint.resume=never"
             )

@@ -43,6 +43,8 @@ class Progress:
     random: list[dict[str, str]]
     """`trainer.random_states.random_states` of each rank."""
     wandb_id: str | None = None
+    began: str | None = None
+    """Where the run did: the absolute path of another run's checkpoint; None for the model's folder."""
 
 
 def model_digest(folder: Path) -> str:
@@ -82,9 +84,18 @@ def read_progress(folder: Path, config: Config, model: str) -> Progress:
     if progress.model != model:
         raise ConfigError(
             f"model.path={config.model.path}: its config.json, tokenizer or chat template is not the one that "
-            f"{folder} was trained with; name that folder, or start afresh with checkpoint.resume=never"
+            f"{folder} was trained with; put it back as it was, name the one it was trained with, or start afresh with "
+            "checkpoint.resume=never"
         )
     return progress
+
+
+def began_with(folder: Path) -> str | None:
+    """Where the run of a checkpoint of ours began, as in `Progress`; None too where it cannot be read."""
+    try:
+        return json.loads((folder / FOLDER / STATE).read_bytes())["began"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_doubtful(folder: Path) -> bool:

@@ -82,9 +82,12 @@ def commit(
             with contextlib.suppress(RuntimeError):
                 dist.barrier(group=grid.side_group)
             others = f" and {len(guilty) - 1} more" if len(guilty) > 1 else ""
+            before = (
+                "earlier checkpoints stay in force" if committed(checkpoints) else "there is none before it"
+            )
             raise CheckpointError(
                 f"checkpoint of step {step} was given up, rank {guilty[0]}{others} could not write its part: "
-                f"{failed[guilty[0]]['error']}; earlier checkpoints stay in force"
+                f"{failed[guilty[0]]['error']}; {before}"
             ) from failure
         return {name: FileRecord(**file) for answer in answers for name, file in answer["files"].items()}
 
