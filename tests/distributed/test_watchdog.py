@@ -105,7 +105,8 @@ def test_a_rank_that_leaves_before_its_work_is_done(folder: Folder) -> None:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_rank_that_alone_has_no_data(folder: Folder, launcher: str) -> None:
     process, since = planted(folder, 1, NO_DATA, *LAUNCHERS[launcher], *command(f"starved-{launcher}"))
-    codes = {"agenttune": (3,), "torchrun": (1,), "deepspeed": (3, 247)}[launcher]
+    # DeepSpeed's launcher may see first that the others lost their connection, or were killed.
+    codes = {"agenttune": (3,), "torchrun": (1,), "deepspeed": (3, *END_CODES["deepspeed"])}[launcher]
     lines = ended(folder, process, since, 0 if launcher == "agenttune" else OTHERS_S, codes)
     named = lines.index("agenttune: rank 1 alone ends the training: others have got past this")
     assert lines[named + 1] == "agenttune: planted: no rows"
