@@ -53,7 +53,7 @@ def run_rank(path: str, overrides: Sequence[str]) -> int:
     except ALIKE as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if watch.tells():
-            if watch.alone:
+            if watch.is_alone():
                 print(
                     f"agenttune: rank {rank} alone ends the training: others have got past this",
                     file=sys.stderr,

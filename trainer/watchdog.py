@@ -113,11 +113,19 @@ class Watchdog:
         time.sleep(_TOLD_S)
         return False
 
-    @property
-    def alone(self) -> bool:
-        """After an error that all ranks should meet: another of this machine has got data which this one has not."""
-        begun = self._board.page.begun
-        return any(member.board.page.begun > begun for member in self._others if member.board)
+    def is_alone(self, patience_s: float = 1.0) -> bool:
+        """After an error that all ranks should meet: another of this machine gets data which this one has not.
+
+        It may come to that step a little later, which is waited for: a job is to end within two seconds.
+        """
+        begun, patient_until = self._board.page.begun, time.monotonic() + patience_s
+        while True:
+            pages = [(member.board.page, member) for member in self._others if member.board]
+            if any(page.begun > begun for page, _ in pages):
+                return True
+            if time.monotonic() > patient_until or not any(not page.alike and m.runs for page, m in pages):
+                return False
+            time.sleep(_TICK_S)
 
     def _is_told(self) -> bool:
         return any(member.board.page.told for member in self._others if member.board)

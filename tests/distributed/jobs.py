@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ END_CODES = {"agenttune": (1,), "torchrun": (1,), "deepspeed": (1, 247)}
 """Of a job whose ranks are killed. DeepSpeed's launcher tells of one that it has seen, -9 modulo 256."""
 LIMIT_S = 300
 MARK = "AGENTTUNE_TEST_RUN"
+TENSOR_2 = ["parallel.tensor=2", "parallel.pipeline=1"]
 PLANTED = Path(__file__).with_name("planted")
 HELD_GIL = "import ctypes; m = ctypes.create_string_buffer(64); f = ctypes.PyDLL(None).pthread_mutex_lock; f(m); f(m)"
 NO_DATA = """
@@ -40,7 +43,7 @@ Prefetch.__next__ = starve
 CONFIG = f"""
 run: {{output_dir: whole, seed: 1}}
 model: {{path: model, dtype: float32}}
-parallel: {{tensor: 2, pipeline: 1, data: 1}}
+parallel: {{tensor: 1, pipeline: 2, data: 1}}
 data:
   sequence_length: 256
   pack_window: 16
@@ -120,13 +123,22 @@ class Folder:
 
 
 def prepared(path: Path) -> Folder:
-    """With a config of two tensor ranks, and the tiny model that it trains; `test_demo.py` is for more of them."""
+    """With a config of two stages, and the tiny model that it trains; `test_demo.py` has two tensor ranks in each."""
     folder = Folder(path)
     (path / "config.yaml").write_text(CONFIG)
     made = [*AGENTTUNE, "init-model", "model", "--shape", "tiny", "--tokenizer", str(DEMO / "tokenizer")]
     code, output = folder.run(*made)
     assert code == 0, output
     return folder
+
+
+@contextlib.contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    aside = path.rename(path.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(path)
 
 
 def kill_all(folder: Folder) -> None:
@@ -136,7 +148,7 @@ def kill_all(folder: Folder) -> None:
 
 def endless(run: str) -> list[str]:
     """Overrides for a run of two tensor ranks that does not end by itself."""
-    return ["train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
+    return [*TENSOR_2, "train.steps=100000", "checkpoint.every=null", f"run.output_dir={run}"]
 
 
 def stop(folder: Folder, rank: int) -> float:

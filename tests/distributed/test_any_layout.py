@@ -186,7 +186,7 @@ STEPS = [(head, size) for head in HEADS for size in SMALL[1:]] + [
 
 @pytest.mark.parametrize(
     ("straight", "size"),
-    STEPS if LONG else [("untied", Size(1, 1, 2)), ("untied", Size(2, 1, 1))],
+    STEPS if LONG else [("untied", Size(1, 1, 2)), ("untied", Size(4, 1, 1))],
     indirect=["straight"],
     ids=name,
 )

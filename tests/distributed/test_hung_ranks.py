@@ -306,15 +306,23 @@ def test_an_error_that_all_ranks_meet_is_told_by_one(machine: Machine) -> None:
     assert sorted(told(machine)) == ["False", "False", "True"]
 
 
-@pytest.mark.parametrize("begun", [3, 4])
-def test_a_rank_whose_data_others_have_got_is_alone(begun: int, machine: Machine) -> None:
-    """Where they have not come to the step yet, being at the log say, nobody knows."""
-    tell = "import atexit; atexit.register(lambda: print(watch.tells(2), watch.alone))"
-    fails = f"watch.begins({begun}); {FAIL.format(1.5)}"
-    machine.start(command(fails, before=tell, limit=1000))
-    machine.start(command("watch.begins(4); time.sleep(1000)", limit=1000))
+ALONE = {
+    "watch.begins(4); time.sleep(1000)": True,
+    "watch.begins(3); time.sleep(2.3); watch.begins(4); time.sleep(1000)": True,
+    "watch.begins(3); time.sleep(1000)": False,
+    "watch.begins(3); time.sleep(1.5); watch.meets_alike(); time.sleep(1000)": False,
+}
+"""What another rank does beside one that has no data for step 4, and whether that one is known to be alone."""
+
+
+@pytest.mark.parametrize("other", ALONE)
+def test_a_rank_whose_data_others_get_is_alone(other: str, machine: Machine) -> None:
+    """Where they do not come to the step, being at the log say, nobody knows."""
+    tell = "import atexit; atexit.register(lambda: print(watch.tells(2), watch.is_alone()))"
+    machine.start(command(f"watch.begins(3); {FAIL.format(1.5)}", before=tell, limit=1000))
+    machine.start(command(other, limit=1000))
     said = machine.ranks[0].communicate(timeout=30)[0]
-    assert said.split()[-2:] == ["True", str(begun == 3)]
+    assert said.split()[-2:] == ["True", str(ALONE[other])]
 
 
 @pytest.mark.parametrize(("seconds", "teller"), [(1.5, 0), (6, 1)])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jobs import moved_away
 from rank_pool import RankError, RankPool
 from safetensors.torch import load_file
 from tiny import DEMO, layout, write_config
@@ -25,15 +24,6 @@ def measured(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     clock = ("step_seconds", "tokens_per_second", "data_wait_seconds", "mfu")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
-
-
-@contextmanager
-def moved(folder: Path) -> Iterator[None]:
-    aside = folder.rename(folder.with_name("aside"))
-    try:
-        yield
-    finally:
-        aside.rename(folder)
 
 
 def assert_same_tensors(ours: Path, theirs: Path) -> None:
@@ -248,7 +238,7 @@ def test_a_run_that_begins_with_anothers_checkpoint_leaves_what_was_there(
     assert not wandb_id.exists()
     # The same command goes on from its own, also where the other is gone; another folder is not taken for it.
     longer = [*settings, "train.steps=3"]
-    with moved(finished.parent / "run/checkpoints/step-00000001"):
+    with moved_away(finished.parent / "run/checkpoints/step-00000001"):
         assert set(ranks.run("train_run", 2, config=str(finished), overrides=longer)) == {0}
     assert [line["step"] for line in measured(tmp_path)] == [2, 3]
     elsewhere = named.replace("00001", "00002")
