@@ -170,6 +170,13 @@ class WandbConfig:
 
 
 @dataclass(frozen=True)
+class LaunchConfig:
+    hostfile: str | None = None
+    """Hosts to train on, one `name slots=8` a line as DeepSpeed reads it, which ssh reaches without a password; they
+    share the folders that the config names. None: the nodes of the Slurm job it is started in, else this machine."""
+
+
+@dataclass(frozen=True)
 class Config:
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -181,3 +188,4 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)

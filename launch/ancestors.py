@@ -9,7 +9,10 @@ from pathlib import Path
 from trainer.data.notices import LAUNCHER_VARIABLE
 from trainer.hang import ended
 
-LAUNCHERS = ("deepspeed", "agenttune", "torchrun", "torch.distributed", "launch/train.py", "launch.cli")
+LAUNCHERS = (
+    *("deepspeed", "agenttune", "torchrun", "torch.distributed"),
+    *("launch/train.py", "launch/batch.py", "launch.cli", "launch.host"),
+)
 """What stands in the first words of a launcher's command line, after the interpreter."""
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from configs.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser, whose errors are ConfigErrors instead of a usage text."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Options may stand anywhere among KEY=VALUE."""
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see `{self.prog} --help`")

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from configs.errors import ConfigError
-from tokenization.errors import DataError
+from launch.errors import exit_code, one_line
 
 
 class Command(NamedTuple):
@@ -30,6 +30,11 @@ COMMANDS = {
         "launch.train",
         "start tensor x pipeline x data processes and train",
         "agenttune train configs/llama2_7b.yaml model.path=models/Llama-2-7b-chat-hf optimizer.lr=1e-4",
+    ),
+    "submit": Command(
+        "launch.submit",
+        "the same as a job of Slurm",
+        "agenttune submit configs/llama2_70b.yaml --nodes 4 --partition gpu --dry-run",
     ),
     "preview": Command(
         "launch.preview",
@@ -76,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if verbose:
             traceback.print_exc()
-        print(f"agenttune: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code if isinstance(error, ConfigError | DataError) else 1
+        print(f"agenttune: {one_line(error)}", file=sys.stderr)
+        return exit_code(error)
 
 
 def usage() -> str:
@@ -107,12 +112,6 @@ def _run(arguments: list[str]) -> int:
         return import_module(COMMANDS[name].module).main(arguments[1:])
     except SystemExit as exit_:  # argparse: 0 after --help, 2 after a wrong argument
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    known = isinstance(error, ConfigError | DataError)
-    return text if known else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -32,14 +32,21 @@ class Ranks:
     them, which is too long where one is stopped. It tells no more of how they ended than their boards do.
     """
 
-    def __init__(self, launcher: subprocess.Popen[bytes], count: int) -> None:
+    def __init__(
+        self,
+        launcher: subprocess.Popen[bytes],
+        count: int,
+        on_failure: Callable[[int], None] = lambda rank: None,
+    ) -> None:
+        """on_failure: told the rank that is the first to end before its work did, as soon as that is known"""
         self._launcher = launcher
         self._count = count
+        self._on_failure = on_failure
         self._known: dict[int, Member] = {}
         self._running: dict[int, int] = {}
         """Process descriptor -> rank."""
         self.first_failed: int | None = None
-        """Rank that was the first to end before its work did; None too where the system cannot tell (no pidfd)."""
+        """None too where the system cannot tell (no pidfd)."""
         self.ended_launcher = False
         """Its ranks were no more, so it was not waited for."""
         self._thread: threading.Thread | None = None
@@ -70,6 +77,16 @@ class Ranks:
         board = None if self.first_failed is None else self._known[self.first_failed].board
         told = any(member.board.page.told for member in self._known.values() if member.board)
         return bool(told and board and board.page.alike)
+
+    @property
+    def said(self) -> str:
+        """The error that is to be told of them: of the first to fail, or of the one that tells for all."""
+        boards = [member.board for member in self._known.values() if member.board]
+        first = [] if self.first_failed is None else [self._known[self.first_failed].board]
+        for board in (*(board for board in boards if board.page.told), *first):
+            if board and board.page.error:
+                return board.page.error.decode(errors="replace")
+        return ""
 
     @property
     def unheard(self) -> bool:
@@ -106,6 +123,7 @@ class Ranks:
                 os.close(descriptor)
                 if self.first_failed is None and not _is_finished(member):
                     self.first_failed = member.rank
+                    self._on_failure(member.rank)
                     kill_at = now if member.board and member.board.page.told else now + _GRACE_S
             if launcher in gone:
                 return

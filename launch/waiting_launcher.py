@@ -22,15 +22,15 @@ TOO_EARLY = "agenttune: stopped before the first step, nothing to save; start it
 
 
 @contextlib.contextmanager
-def waiting_launcher() -> Iterator[subprocess.Popen[bytes]]:
+def waiting_launcher(quietly: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """DeepSpeed's launcher, which imports torch while the settings are checked, and waits for `tell`.
 
     Not its front end `deepspeed`, which ends with 0 where this launcher was killed by a signal, and which takes
     the first devices whatever CUDA_VISIBLE_DEVICES says. Until somebody else listens to the signals of STOPS they end
-    this process with 75, as there is nothing to save.
+    this process with 75, as there is nothing to save, which is told unless `quietly`.
     """
     for number in STOPS:
-        signal.signal(number, _stop)
+        signal.signal(number, _stop if not quietly else _stop_quietly)
     environment = library_environment() | os.environ | {LAUNCHER_VARIABLE: str(os.getpid())}
     # A session of its own: what is sent to this process's group (Ctrl-C, `timeout`, a batch system) comes here
     # alone, and is handed on as it should be.
@@ -61,6 +61,10 @@ def hear_no_more() -> None:
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    hear_no_more()
     print(TOO_EARLY, file=sys.stderr)
+    _stop_quietly(number, frame)
+
+
+def _stop_quietly(number: int, frame: object) -> NoReturn:
+    hear_no_more()
     raise SystemExit(REQUEUE)

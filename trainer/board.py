@@ -22,6 +22,7 @@ from configs.errors import REQUEUE
 _NAME = "agenttune-board"
 _SIZE = mmap.PAGESIZE
 _BLAME = 500
+_ERROR = 2000
 
 
 class Page(ctypes.Structure):
@@ -45,6 +46,10 @@ class Page(ctypes.Structure):
     """It failed in a way in which all ranks do."""
     told: bool
     """And is the one that tells of it."""
+    failed: float
+    """When it met an error that it ends with; 0 before."""
+    error: bytes
+    """What it is to be told of that one, in UTF-8."""
     claimed: float
     """When somebody set about ending the job, and wants to know where this rank stands."""
     blame: bytes
@@ -58,6 +63,7 @@ class Page(ctypes.Structure):
             ("code", ctypes.c_int),
         ),
         *(("alike", ctypes.c_bool), ("told", ctypes.c_bool)),
+        *(("failed", ctypes.c_double), ("error", ctypes.c_char * _ERROR)),
         *(("claimed", ctypes.c_double), ("blame", ctypes.c_char * _BLAME)),
     ]
 
@@ -106,6 +112,10 @@ class Board:
 
     def blame(self, said: str) -> None:
         self.page.blame = said.encode()[: _BLAME - 1]
+
+    def tell(self, error: str) -> None:
+        """Leave it to the process that has started the rank to tell."""
+        self.page.error = error.encode()[: _ERROR - 1]
 
     def written(self) -> str:
         """What the rank has written of its threads."""

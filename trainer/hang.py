@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -41,6 +42,7 @@ _DEEPSPEED = "deepspeed.launcher.launch"
 """In the command line of DeepSpeed's launcher of one machine's ranks, as its front end starts it."""
 _ALWAYS_THERE = ("/trainer/watchdog.py", "/trainer/hang.py", "/launch/ancestors.py", "/tqdm/_monitor.py")
 """Where threads stand that say nothing of a hang."""
+NOBODY = "no rank of this machine differs from the others"
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
@@ -121,7 +123,7 @@ def blame(stands: Sequence[Stand]) -> str:
     if 0 < len(elsewhere) < len(stands):
         verb = "ranks {} stand" if len(elsewhere) > 1 else "rank {} stands"
         return f"{verb.format(', '.join(elsewhere))} elsewhere than in a collective, where the others wait"
-    return "no rank of this machine differs from the others"
+    return NOBODY
 
 
 def report(stands: Sequence[Stand], said: str, seconds: float, step: int) -> str:
@@ -248,7 +250,8 @@ def _await_end(pids: Sequence[int], seconds: float) -> None:
 
 
 def _say(text: str) -> None:
-    """On stderr, in one piece. A terminal that is held must not keep the job from ending: it may be why it hangs."""
-    thread = threading.Thread(target=os.write, args=(2, text.encode()), daemon=True)
+    """On stderr (descriptor 2 may be a rank's log), in one piece. A terminal that is held must not keep the job from
+    ending: it may be why it hangs."""
+    thread = threading.Thread(target=os.write, args=(sys.stderr.fileno(), text.encode()), daemon=True)
     thread.start()
     thread.join(_SAY_S)

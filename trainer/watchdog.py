@@ -67,8 +67,9 @@ class Watchdog:
         """Seconds without progress after which the job hangs, once a step was taken."""
         self.code = 0
         """The exit code of work that ends without an error."""
-        self._rank = rank
-        self._board = Board.new()
+        self.rank = rank
+        self.board = Board.new()
+        """What the other processes of this machine see of it."""
         self._others: list[Member] = []
         """Of this machine, once there is an error that they meet too."""
         self._left = threading.Event()
@@ -77,7 +78,7 @@ class Watchdog:
     def __enter__(self) -> Self:
         global _running
         _running = self
-        be_askable(self._board)
+        be_askable(self.board)
         self.beat()
         self._thread.start()
         return self
@@ -85,16 +86,17 @@ class Watchdog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         global _running
         _running = None
+        page = self.board.page
+        page.failed = time.monotonic() if error else 0.0
         self._left.set()
         self._thread.join()
-        page = self._board.page
         page.awake, page.code = 0.0, getattr(error, "exit_code", 1) if error else self.code
 
     def meets_alike(self) -> None:
         """An error that all ranks meet: this one will tell of it, though it may have logs to close before."""
         if not self._others:  # kept: their boards outlive them
             self._others = [member for member in self._machine()[1:] if member.board]
-        self._board.page.alike = True
+        self.board.page.alike = True
 
     def tells(self, patience_s: float = 10.0) -> bool:
         """After an error that all ranks meet alike: whether this one tells of it. One of each machine does.
@@ -107,7 +109,7 @@ class Watchdog:
         while not self._is_told():
             patient = time.monotonic() < patient_until
             if not any(self._will_tell(member, patient) for member in self._others):
-                self._board.page.told = True
+                self.board.page.told = True
                 return True
             time.sleep(_TICK_S)
         time.sleep(_TOLD_S)
@@ -118,7 +120,7 @@ class Watchdog:
 
         It may come to that step a little later, which is waited for: a job is to end within two seconds.
         """
-        begun, patient_until = self._board.page.begun, time.monotonic() + patience_s
+        begun, patient_until = self.board.page.begun, time.monotonic() + patience_s
         while True:
             pages = [(member.board.page, member) for member in self._others if member.board]
             if any(page.begun > begun for page, _ in pages):
@@ -127,20 +129,29 @@ class Watchdog:
                 return False
             time.sleep(_TICK_S)
 
+    def failed_before(self) -> list[int] | None:
+        """After an error: None where no other rank of this machine has ended or met one before, of which this may be
+        what follows. Else those that have ended, unless one that met its error before this rank tells of them."""
+        others = self._machine()[1:]
+        if any(0 < member.board.page.failed < self.board.page.failed for member in others if member.board):
+            return []
+        here = {self.rank, *(member.rank for member in others if member.runs)}
+        return [rank for rank in _expected() if rank not in here] or None
+
     def _is_told(self) -> bool:
         return any(member.board.page.told for member in self._others if member.board)
 
     def _will_tell(self, member: Member, patient: bool) -> bool:
         """Whether it comes before this rank: it is at it, or closes its logs and is still waited for."""
-        if not member.board or member.rank > self._rank or not member.board.page.alike:
+        if not member.board or member.rank > self.rank or not member.board.page.alike:
             return False
         return (patient or member.board.page.code >= 0) and member.runs
 
     def begins(self, step: int) -> None:
-        self._board.page.begun = step
+        self.board.page.begun = step
 
     def beat(self, step: int | None = None) -> None:
-        page = self._board.page
+        page = self.board.page
         page.beat = time.monotonic()
         page.limit = self.limit_s if page.step or step else max(self.limit_s, START_S)
         if step:
@@ -156,20 +167,20 @@ class Watchdog:
         timer, quiet_until, answered = 0.0, 0.0, 0.0
         while not self._left.wait(_TICK_S):
             now = time.monotonic()
-            self._board.page.awake = now
-            due = self._board.due
+            self.board.page.awake = now
+            due = self.board.due
             if max(due, now) != timer:
                 timer = max(due, now)
                 faulthandler.dump_traceback_later(timer - now + _LAST_RESORT_S, exit=True)
-            if self._board.page.claimed != answered:
-                answered = self._board.page.claimed
-                answer(self._board)
-            if now < max(due, quiet_until) or is_claimed(self._board):
+            if self.board.page.claimed != answered:
+                answered = self.board.page.claimed
+                answer(self.board)
+            if now < max(due, quiet_until) or is_claimed(self.board):
                 continue
             ranks = self._machine()
             # One rank may wait long for another, as when that writes a checkpoint: no rank must have gone on.
             quiet_until = max(member.board.due for member in ranks if member.board)
-            before_us = (member for member in ranks if member.rank < self._rank)
+            before_us = (member for member in ranks if member.rank < self.rank)
             if quiet_until <= now and not any(is_awake(member) for member in before_us):
                 faulthandler.dump_traceback_later(CLAIM_S, exit=True)  # it reads files, which may hang too
                 end_job(ranks, _expected())
@@ -177,7 +188,7 @@ class Watchdog:
 
     def _machine(self) -> list[Member]:
         """The ranks of this job on this machine, this one first."""
-        me = Member(self._rank, psutil.Process(), self._board)
+        me = Member(self.rank, psutil.Process(), self.board)
         others = members(os.getppid(), job_of(dict(os.environ)))
         return [me, *(member for member in others if member.process.pid != me.process.pid)]
 

@@ -90,8 +90,8 @@ def test_how_work_ends_is_seen_on_the_board() -> None:
     for error, code in ((ConfigError("a"), 2), (OSError("b"), 1), (SystemExit(0), 1)):
         with pytest.raises(type(error)), Watchdog(0) as watch:
             raise error
-        assert watch._board.page.code == code
-        assert not watch._board.finished
+        assert watch.board.page.code == code
+        assert not watch.board.finished
     beat(1)  # nobody awaits it
 
 
@@ -109,7 +109,7 @@ def watched(work: Callable[[], object], code: int = 0) -> Board:
     with Watchdog(0) as watch:
         watch.limit_s, watch.code = 0.5, code
         work()
-    return watch._board
+    return watch.board
 
 
 RANK = """

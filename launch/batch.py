@@ -1,0 +1,107 @@
+"""What a job script of Slurm runs: `agenttune train`, and what is to be done when it has ended.
+
+A run that was told to stop is queued again, where the job is still one that runs. Curves that wandb kept offline are
+sent, where it has a key. The exit code is the training's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from configs.errors import REQUEUE, ConfigError
+from configs.load import load_config
+from launch.hosts import scontrol
+
+_KILLED_S = 60.0
+"""Within which Slurm ends a job that it queues again."""
+_SYNC_S = 300.0
+
+
+def main(argv: Sequence[str]) -> int:
+    from launch.cli import main as command
+
+    command_line = [*argv, *resumes(argv, os.environ)]
+    code = command(["train", *command_line])
+    if code == REQUEUE:
+        requeue(os.environ)
+    elif code != ConfigError.exit_code:
+        sync_wandb(command_line)
+    return code
+
+
+def resumes(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """What a job that was queued again is to be told in addition: to go on, also where it was told to begin anew."""
+    again = int(environment.get("SLURM_RESTART_COUNT", 0)) > 0
+    return ["checkpoint.resume=auto"] if again and any("checkpoint.resume=" in word for word in argv) else []
+
+
+def requeue(environment: Mapping[str, str]) -> None:
+    """Queue this job again, which ends it, unless somebody ends it for good. Does nothing outside a job of Slurm."""
+    job = environment.get("SLURM_JOB_ID")
+    if not job:
+        return
+    try:
+        state = re.search(r"\bJobState=(\S+)", scontrol("show", "job", job))
+        if not state or state[1] != "RUNNING":
+            return  # it is cancelled, or queued again already
+        print(f"agenttune: job {job} is queued again, to go on", file=sys.stderr, flush=True)
+        scontrol("requeue", job)
+    except ConfigError as error:
+        print(f"agenttune: {error}", file=sys.stderr)
+        return
+    time.sleep(_KILLED_S)
+
+
+def sync_wandb(command_line: Sequence[str]) -> None:
+    """Send what wandb kept offline. That it cannot be sent is told and changes nothing else."""
+    config = load_config(command_line[0], [word for word in command_line[1:] if not word.startswith("-")])
+    kept = sorted(
+        folder
+        for folder in (Path(config.run.output_dir) / "wandb").glob("offline-run-*")
+        if not any(folder.glob("*.synced"))
+    )
+    if not kept or config.wandb.mode == "disabled":
+        return
+    by_hand = f"wandb sync {config.run.output_dir}/wandb/offline-run-*"
+    if not _has_key():
+        print(
+            f"agenttune: wandb kept {len(kept)} run(s) offline; where there is a key, send with `{by_hand}`",
+            file=sys.stderr,
+        )
+        return
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", *map(str, kept)],
+            check=True,
+            timeout=_SYNC_S,
+            stdout=sys.stderr,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        print(
+            f"agenttune: wandb's runs could not be sent ({error}); send them with `{by_hand}`",
+            file=sys.stderr,
+        )
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        import netrc
+
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, ValueError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""`agenttune submit`: a training as a job of Slurm, checked before it waits in the queue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.check import check_numbers
+from configs.errors import ConfigError
+from configs.layout import Layout, resolve_layout
+from configs.load import load_config
+from configs.schema import Config
+from configs.weights import check_weights
+from launch.arguments import Parser
+from launch.hosts import Host, Hosts
+from launch.job_script import BATCH, SAVE_S, JobOptions, job_script
+from launch.preflight import check_output, check_settings
+from trainer.checkpoint.choice import resume_folder
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(argv: Sequence[str]) -> int:
+    values = _parser().parse_args(argv)
+    config = load_config(values.config, values.overrides)
+    options = JobOptions(
+        name=values.name or Path(config.run.output_dir).name,
+        nodes=values.nodes or _nodes(config, values.gpus_per_node),
+        gpus_per_node=values.gpus_per_node,
+        time=values.time,
+        partition=values.partition,
+        account=values.account,
+        save_s=values.save_before,
+        others=tuple(values.sbatch),
+        setup=tuple(values.setup),
+    )
+    check_numbers(config)
+    layout = _layout(config, options)
+    words = [values.config, *values.overrides]
+    script = job_script(options, sys.executable, str(_ROOT / BATCH), words)
+    said = f"{layout} = {layout.world_size} ranks on {options.nodes} node(s)"
+    if values.dry_run:
+        print(script, end="")
+        print(said, file=sys.stderr)
+        if fault := _fault(config, layout):
+            print(f"not submitted, and would not be as things are: {fault}", file=sys.stderr)
+        return 0
+    if fault := _fault(config, layout):
+        raise ConfigError(fault)
+    print(f"{said}: {_submit(script)}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "agenttune submit",
+        description="Render a job script for Slurm and submit it. The job saves and is queued again when its time ends "
+        "or it is preempted, and goes on from its newest checkpoint.",
+        epilog="example: agenttune submit configs/llama2_70b.yaml --partition gpu --account me --time 12:00:00 "
+        "checkpoint.every=100. Paths are read from the working directory, which is the job's too.",
+    )
+    add = parser.add_argument
+    add("config", metavar="CONFIG", help="YAML file, see configs/")
+    add("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's")
+    add("--dry-run", action="store_true", help="print the script instead of submitting it")
+    add("--nodes", type=int, metavar="N", help="default: as few as hold parallel.tensor x pipeline x data")
+    add("--gpus-per-node", type=int, default=8, metavar="N", help="default 8; 0 for a job on CPUs")
+    add("--partition", metavar="NAME", help="default: the cluster's")
+    add("--account", metavar="NAME", help="default: yours")
+    add(
+        "--time",
+        default="24:00:00",
+        metavar="LIMIT",
+        help="of one job, as Slurm writes it (default 24:00:00)",
+    )
+    add("--name", help="of the job (default: the last part of run.output_dir)")
+    save = "seconds before that limit at which the job saves and is queued again (default %(default)s)"
+    add("--save-before", type=int, default=SAVE_S, metavar="S", help=save)
+    add(
+        "--setup",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="a line of shell before it; may be repeated",
+    )
+    add(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="--sbatch=--qos=high; may be repeated"
+    )
+    return parser
+
+
+def _nodes(config: Config, gpus_per_node: int) -> int:
+    layout = resolve_layout(config, None)
+    return -(-layout.world_size // gpus_per_node) if gpus_per_node else 1
+
+
+def _layout(config: Config, options: JobOptions) -> Layout:
+    """That of the config on these nodes. Raises ConfigError where its ranks do not go into them."""
+    per_node = options.gpus_per_node
+    for name, number, low in (("--nodes", options.nodes, 1), ("--gpus-per-node", per_node, 0)):
+        if number < low:
+            raise ConfigError(f"{name}={number}: must be at least {low}")
+    layout = resolve_layout(config, options.nodes * per_node or None)
+    nodes = Hosts(tuple(Host(f"node {n}", per_node or None) for n in range(options.nodes)), "srun")
+    each = nodes.ranks_each(layout)
+    if per_node and each < per_node:
+        raise ConfigError(
+            f"{layout} = {layout.world_size} ranks leave {per_node - each} of {per_node} GPUs idle on each of "
+            f"{options.nodes} nodes; set parallel.data=auto, or --nodes and --gpus-per-node to what is needed"
+        )
+    return layout
+
+
+def _fault(config: Config, layout: Layout) -> str:
+    """Why the job would end as soon as it starts; empty if nothing is known."""
+    try:
+        check_settings(config, layout.world_size)
+        if resume_folder(config) is None:
+            check_weights(Path(config.model.path))
+        check_output(config)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _submit(script: str) -> str:
+    """What sbatch says."""
+    try:
+        told = subprocess.run(
+            ["sbatch"], input=script, capture_output=True, text=True, check=True, env=os.environ
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            "sbatch: no such command; submit where Slurm's commands are, or print the script with --dry-run"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise ConfigError(f"sbatch refuses the job: {error.stderr.strip()}") from error
+    return told.stdout.strip()
