@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,10 @@ _SYNC_S = 300.0
 def main(argv: Sequence[str]) -> int:
     from launch.cli import main as command
 
-    command_line = [*argv, *resumes(argv, os.environ)]
+    try:
+        command_line = [*argv, *resumes(argv, os.environ)]
+    except (ConfigError, OSError):
+        command_line = [*argv]  # the training tells what is wrong
     code = command(["train", *command_line])
     if code == REQUEUE:
         requeue(os.environ)
@@ -39,9 +43,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 def resumes(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """What a job that was queued again is to be told in addition: to go on, also where it was told to begin anew."""
-    again = int(environment.get("SLURM_RESTART_COUNT", 0)) > 0
-    return ["checkpoint.resume=auto"] if again and any("checkpoint.resume=" in word for word in argv) else []
+    """What a job that was queued again is to be told in addition: to go on from its newest checkpoint, where it has
+    saved one, though its first start was told to begin anew or elsewhere. Raises ConfigError and OSError.
+
+    What `latest` was at the first start is noted in the run's folder.
+    """
+    config = load_config(argv[0], argv[1:])
+    job = environment.get("SLURM_JOB_ID")
+    if config.checkpoint.resume == "auto" or not job:
+        return []
+    folder = Path(config.run.output_dir)
+    latest, note = folder / "checkpoints" / "latest", folder / f".job-{job}"
+    now = f"{latest.stat().st_mtime_ns} {latest.read_text()}" if latest.exists() else ""
+    if int(environment.get("SLURM_RESTART_COUNT", 0)) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(now)
+        return []
+    return [] if not note.exists() or note.read_text() == now else ["checkpoint.resume=auto"]
 
 
 def requeue(environment: Mapping[str, str]) -> None:
@@ -54,6 +72,9 @@ def requeue(environment: Mapping[str, str]) -> None:
         if not state or state[1] != "RUNNING":
             return  # it is cancelled, or queued again already
         print(f"agenttune: job {job} is queued again, to go on", file=sys.stderr, flush=True)
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # it ends this process, which would keep the job from its queue
         scontrol("requeue", job)
     except ConfigError as error:
         print(f"agenttune: {error}", file=sys.stderr)
@@ -63,7 +84,7 @@ def requeue(environment: Mapping[str, str]) -> None:
 
 def sync_wandb(command_line: Sequence[str]) -> None:
     """Send what wandb kept offline. That it cannot be sent is told and changes nothing else."""
-    config = load_config(command_line[0], [word for word in command_line[1:] if not word.startswith("-")])
+    config = load_config(command_line[0], command_line[1:])
     kept = sorted(
         folder
         for folder in (Path(config.run.output_dir) / "wandb").glob("offline-run-*")

@@ -31,19 +31,18 @@ def main() -> int:
         order = next(orders, _NO_ORDER)
         if order["kind"] != "start":
             say(talk, "ended", **asdict(Ended(1, too_early=order["kind"] == "stop")))
-            return 1
+            return 0
         task = _task(order["task"])
         if unknown := _unknown(task):
             say(talk, "ended", **asdict(Ended(2, said=unknown)))
-            return 2
+            return 0
         machine = Machine(launcher, task.ranks_each, lambda rank: say(talk, "failed", rank=rank))
         for number in STOPS:  # Slurm signals every process of a job that it ends
             signal.signal(number, lambda number, frame: machine.stop(number))
         machine.start(task)
         threading.Thread(target=_follow, args=(orders, machine), daemon=True).start()
-        ended = machine.wait()
-        say(talk, "ended", **asdict(ended))
-        return ended.code
+        say(talk, "ended", **asdict(machine.wait()))
+        return 0  # else srun would tell of the code, which the command does
 
 
 def _task(told: Mapping[str, Any]) -> Task:

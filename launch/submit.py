@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(values.config, values.overrides)
     options = JobOptions(
         name=values.name or Path(config.run.output_dir).name,
-        nodes=values.nodes or _nodes(config, values.gpus_per_node),
+        nodes=nodes_for(config, values.gpus_per_node) if values.nodes is None else values.nodes,
         gpus_per_node=values.gpus_per_node,
         time=values.time,
         partition=values.partition,
@@ -92,7 +92,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _nodes(config: Config, gpus_per_node: int) -> int:
+def nodes_for(config: Config, gpus_per_node: int) -> int:
+    """As few as hold the layout, with one copy of the model where the config does not say how many."""
     layout = resolve_layout(config, None)
     return -(-layout.world_size // gpus_per_node) if gpus_per_node else 1
 

@@ -78,6 +78,11 @@ class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         self._printed = initial
         super().__init__(initial=initial, **options)
 
+    def clear(self, *args: Any, **options: Any) -> None:
+        """A log file has no line to be cleared for another."""
+        if self.fp.isatty():
+            super().clear(*args, **options)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.fp.isatty():
             super().display(msg, pos)

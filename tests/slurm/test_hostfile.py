@@ -1,0 +1,115 @@
+"""Two hosts of a hostfile, reached by ssh: by `agenttune train`, and by DeepSpeed's own front end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from ssh_hosts import ADDRESSES, missing, ssh_hosts
+
+from tests.distributed.jobs import AGENTTUNE, ENTRY, LIMIT_S, Folder, kill_all, prepared
+
+pytestmark = pytest.mark.alone
+
+LAYOUT = ["parallel.tensor=2", "parallel.pipeline=2"]
+GONE_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    if why := missing():
+        pytest.skip(why)
+    with ssh_hosts(tmp_path_factory.mktemp("ssh")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def folder(reached: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = prepared(tmp_path_factory.mktemp("hosts"))
+    (folder.path / "hostfile").write_text("".join(f"{address} slots=2\n" for address in ADDRESSES))
+    yield folder
+    kill_all(folder)
+
+
+def start(folder: Folder, reached: dict[str, str], run: str, *overrides: str) -> subprocess.Popen[str]:
+    command = [*AGENTTUNE, "train", "config.yaml", "launch.hostfile=hostfile", *LAYOUT]
+    return folder.start(*command, f"run.output_dir={run}", *overrides, **reached)
+
+
+def test_both_launchers_train_on_two_hosts(folder: Folder, reached: dict[str, str]) -> None:
+    steps = ["train.steps=3", "optimizer.schedule=constant"]
+    process = start(folder, reached, "ours", *steps)
+    assert process.wait(LIMIT_S) == 0, folder.output()
+    assert f"4 ranks on 2 hosts ({', '.join(ADDRESSES)})" in folder.output()
+    front_end = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfile"]
+    front_end += ["--master_addr", ADDRESSES[0], str(ENTRY), "config.yaml", *LAYOUT, *steps]
+    process = folder.start(
+        *front_end, "run.output_dir=theirs", **reached, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"
+    )
+    assert process.wait(LIMIT_S) == 0, folder.output()
+    ours, theirs = folder.metrics("ours"), folder.metrics("theirs")
+    assert [report["loss"] for report in ours] == [report["loss"] for report in theirs]
+    assert [report["data_hash"] for report in ours] == [report["data_hash"] for report in theirs]
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *LAYOUT, *steps, "run.output_dir=here")
+    assert code == 0, output
+    assert math.isclose(folder.metrics("here")[-1]["loss"], ours[-1]["loss"], rel_tol=1e-6)
+
+
+def test_a_stop_saves_and_the_command_goes_on(folder: Folder, reached: dict[str, str]) -> None:
+    process = start(folder, reached, "stopped", "train.steps=100000")
+    folder.wait_for_steps("stopped", 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 75, folder.output()
+    done = len(folder.metrics("stopped"))
+    assert (folder.path / "stopped/checkpoints/latest").read_text().strip() == f"step-{done:08d}"
+    process = start(folder, reached, "stopped", f"train.steps={done + 2}")
+    assert process.wait(LIMIT_S) == 0, folder.output()
+    assert f"resumed after step {done}" in folder.output()
+
+
+@pytest.mark.parametrize("victim", ["rank", "agent", "command"])
+def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str], victim: str) -> None:
+    process = start(folder, reached, victim, "train.steps=100000")
+    folder.wait_for_steps(victim, 2, process)
+    if victim == "rank":
+        (found,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == "2")
+    elif victim == "agent":
+        found = next(p for p in folder.processes() if "launch.host" in p.cmdline())
+    else:
+        found = psutil.Process(process.pid)
+    found.kill()
+    killed = time.monotonic()
+    code = process.wait(LIMIT_S)
+    _, alive = psutil.wait_procs(folder.processes(), timeout=LIMIT_S)
+    assert not alive, folder.output()
+    assert time.monotonic() - killed < GONE_S, folder.output()
+    assert code == (1 if victim != "command" else -signal.SIGKILL)
+    said = {
+        "rank": f"the training was ended: rank 2 failed, was killed or left first (on {ADDRESSES[1]})",
+        "agent": "was lost: ssh ended with",
+        "command": "",
+    }[victim]
+    assert said in folder.output()
+    assert os.path.exists(folder.path / victim / "logs" / "rank-00003.log")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("127.0.0.9 slots=2", "was lost: ssh ended with 255"),
+        ("127.0.0.2 slots=1", "127.0.0.2 has 1 slots"),
+    ],
+)
+def test_hosts_that_cannot_do_it(folder: Folder, reached: dict[str, str], line: str, said: str) -> None:
+    (folder.path / "other").write_text(f"{ADDRESSES[0]} slots=2\n{line}\n")
+    process = start(folder, reached, "unreached", "launch.hostfile=other")
+    assert process.wait(LIMIT_S) in (1, 2), folder.output()
+    assert said in folder.output()

@@ -1,0 +1,128 @@
+"""Job scripts: the shipped ones are what is rendered, and `submit` refuses before the queue does."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from configs.load import load_config
+from launch import submit
+from launch.batch import resumes
+from launch.cli import main
+from launch.job_script import JobOptions, job_script
+from launch.submit import nodes_for
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {size: ROOT / f"configs/llama2_{size}.yaml" for size in ("7b", "13b", "70b")}
+
+
+@pytest.mark.parametrize(("size", "nodes"), [("7b", 1), ("13b", 1), ("70b", 4)])
+def test_the_shipped_scripts_are_rendered(size: str, nodes: int) -> None:
+    config = load_config(CONFIGS[size])
+    assert nodes_for(config, 8) == nodes
+    options = JobOptions(Path(config.run.output_dir).name, nodes, 8)
+    words = [str(CONFIGS[size].relative_to(ROOT))]
+    rendered = job_script(options, ".venv/bin/python", "launch/batch.py", words).splitlines()
+    shipped = (ROOT / f"slurm/train_{size}.sh").read_text().splitlines()
+    assert [line for line in shipped if not line.startswith("# ")] == rendered
+
+
+def test_what_stands_in_a_script() -> None:
+    options = JobOptions("x", 2, 4, "1:00:00", "gpu", "me", 300, ("--qos=high",), ("module load cuda",))
+    lines = job_script(options, "/a b/python", "batch.py", ["c.yaml", "model.path=it's here"]).splitlines()
+    asked = {line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")}
+    assert asked >= {
+        *("--nodes=2", "--gpus-per-node=4", "--time=1:00:00", "--partition=gpu", "--account=me"),
+        *("--signal=B:USR1@300", "--requeue", "--ntasks-per-node=1", "--qos=high"),
+    }
+    assert lines[-2] == "module load cuda"
+    words = shlex.split(lines[-1])
+    assert words == ["exec", "/a b/python", "batch.py", "c.yaml", "model.path=it's here", "$@"]
+
+
+def test_no_gpus_are_asked_for_on_cpus() -> None:
+    assert "gpus" not in job_script(JobOptions("x", 2, 0), "python", "batch.py", ["c.yaml"])
+
+
+def test_a_dry_run_needs_neither_model_nor_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["submit", str(CONFIGS["70b"]), "--partition", "gpu", "checkpoint.every=100", "--dry-run"]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "#SBATCH --nodes=4\n" in told.out
+    assert "checkpoint.every=100" in told.out.splitlines()[-1]
+    assert "data 1 = 32 ranks on 4 node(s)" in told.err
+    assert "not submitted, and would not be as things are: " in told.err
+    assert main(command[:-1]) == 2  # without --dry-run
+    assert capsys.readouterr().err.startswith("agenttune: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--nodes", "3", "parallel.data=1"], "32 processes on 3 hosts: must be a multiple of 3"),
+        (["--nodes", "8", "parallel.data=1"], "leave 4 of 8 GPUs idle on each of 8 nodes"),
+        (
+            ["--nodes", "2", "parallel.data=1"],
+            "32 processes on 2 hosts are 16 on each, but node 0 has 8 slots",
+        ),
+        (["--nodes", "0"], "--nodes"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1"),
+        (["parallel.tensr=8"], "the nearest known key is parallel.tensor"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", str(CONFIGS["70b"]), "--dry-run", *options]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.out == ""
+
+
+def test_without_slurm_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
+    assert main(["submit", str(CONFIGS["7b"])]) == 2
+    assert "sbatch: no such command" in capsys.readouterr().err
+
+
+FIRST, AGAIN = {"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+AUTO = ["checkpoint.resume=auto"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A config of a run whose folder is there; it begins with a checkpoint of another run."""
+    settings = {
+        "run": {"output_dir": str(tmp_path / "run")},
+        "model": {"path": "m"},
+        "checkpoint": {"resume": "other/step-00000008"},
+    }
+    OmegaConf.save(settings, tmp_path / "c.yaml")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    return tmp_path / "c.yaml"
+
+
+def test_a_job_that_was_queued_again_goes_on_once_it_has_saved(run: Path) -> None:
+    latest = run.parent / "run/checkpoints/latest"
+    latest.write_text("step-00000008\n")  # of a run before, say
+    assert resumes([str(run)], FIRST) == []
+    assert resumes([str(run)], AGAIN) == []  # stopped before it had saved: it begins as it was told
+    latest.write_text("step-00000016\n")
+    assert resumes([str(run)], AGAIN) == AUTO
+    assert resumes([str(run), "checkpoint.resume=never"], AGAIN) == AUTO
+    assert resumes([str(run), *AUTO], AGAIN) == []
+    assert resumes([str(run)], {}) == []
+
+
+def test_a_job_without_a_checkpoint_begins_as_it_was_told(run: Path) -> None:
+    assert resumes([str(run)], FIRST) == []
+    assert resumes([str(run)], AGAIN) == []
