@@ -50,6 +50,7 @@ class ManyHosts:
         self._fault = ""
         """What is wrong with the hosts themselves."""
         self._end_at = inf
+        self._told_to_end = False
         self._began = False
         self._stopped = False
         # In sessions of their own, as the launcher of one machine is: Ctrl-C comes here alone, and is handed on.
@@ -87,7 +88,7 @@ class ManyHosts:
                 late = [name for index, name in enumerate(self._names) if index not in self._ready]
                 self._give_up(f"host {', '.join(late)} did not answer in {_READY_S:.0f} s")
             if now >= self._end_at:
-                self._end_at, kill_at = inf, now + _GONE_S
+                self._end_at, kill_at, self._told_to_end = inf, now + _GONE_S, True
                 self._tell_all("end")
             if now >= kill_at:
                 kill_at = inf
@@ -108,10 +109,13 @@ class ManyHosts:
             self._ended[index] = Ended(**values)
         elif kind == "gone":
             self._gone[index] = values["code"]
-        fails = kind == "failed" or (kind == "ended" and values["code"] not in _FINISHED)
-        if fails or (kind == "gone" and index not in self._ended):
-            self._first = index if self._first is None else self._first
-            self._end_at = min(self._end_at, time.monotonic() + _GRACE_S)
+        lost = kind == "gone" and index not in self._ended
+        if lost or kind == "failed" or (kind == "ended" and values["code"] not in _FINISHED):
+            # A lost host is seen when its ranks are gone, which those of others may have met before.
+            if self._first is None or (lost and not self._told_to_end):
+                self._first = index
+            if not self._told_to_end:
+                self._end_at = min(self._end_at, time.monotonic() + _GRACE_S)
 
     def _start(self) -> None:
         devices = [int(ready["devices"]) for ready in self._ready.values()]

@@ -24,7 +24,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: Sequence[str]) -> int:
-    values = _parser().parse_args(argv)
+    values = _parser().parse_intermixed_args(argv)
     config = load_config(values.config, values.overrides)
     options = JobOptions(
         name=values.name or Path(config.run.output_dir).name,

@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[str]]:
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="settings that replace the file's"
     )
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
-    values = parser.parse_args(argv)
+    values = parser.parse_intermixed_args(argv)
     return values.config, values.overrides
 
 
