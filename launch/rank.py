@@ -27,6 +27,7 @@ from trainer.data.ahead import start_workers
 from trainer.data.notices import LAUNCHER_VARIABLE
 from trainer.data.open import open_data
 from trainer.guard import GuardError
+from trainer.start_up import phase_done
 from trainer.watchdog import Watchdog
 
 ALIKE = (ConfigError, DataError, GuardError, CheckpointError)
@@ -81,6 +82,7 @@ def _tell(watch: Watchdog, said: str) -> None:
 
 
 def _train(config: Config, watch: Watchdog, log: RankLog) -> int:
+    phase_done("interpreter")
     model = model_digest(Path(config.model.path))
     layout, builder = check_settings(config, int(os.environ["WORLD_SIZE"]))
     log.begin(Path(config.run.output_dir))
@@ -90,12 +92,14 @@ def _train(config: Config, watch: Watchdog, log: RankLog) -> int:
     data = open_data(config, builder, first=first, workers=config.data.workers)
     if first:
         start_workers(data.stream(config), config.data.workers)
+    phase_done("tokenizer and data")
     import torch.distributed as dist
 
     from trainer.build import build_run
     from trainer.loop import train
     from trainer.parallel.grid import stop_grid
 
+    phase_done("torch and engines")
     run = build_run(config, layout, data, model)
     logs = run.tracker.close if run.tracker else lambda: None
     try:

@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
 
         return run_rank(config, overrides)
     from launch.waiting_launcher import waiting_launcher
+    from trainer.start_up import BEGAN, command_began
+
+    os.environ[BEGAN] = str(command_began())
 
     with waiting_launcher() as launcher:  # before the imports of all that checks the settings
         from launch.processes import run_processes

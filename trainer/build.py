@@ -42,6 +42,7 @@ from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
 from trainer.parallel.stages import balance, layer_costs
 from trainer.random_states import restore_random_states
+from trainer.start_up import phase_done
 from trainer.step import StepParts
 from trainer.watchdog import beat
 
@@ -100,6 +101,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     # The watchdog is to come first: it tells where all ranks stand.
     grid = start_grid(layout, timedelta(seconds=max(_GROUPS_S, config.run.hang_seconds + _SIGN_OF_LIFE)))
     _claim_output(config, grid)
+    phase_done("groups")
     data = data or open_data(config, open_builder(config), first=grid.is_main, workers=0)
     builder = data.builder
     shape = grown_shape(config, builder)
@@ -115,9 +117,11 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     steps = count_steps(config, data, grid)
     if folder and progress:
         check_some_left(config, folder, progress.step, steps)
+    phase_done("stream and checkpoint")
     bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     engine, loss = build_model(config, shape, grid, bounds, table, fresh_ids(builder), load=progress is None)
+    phase_done("model and weights")
     guard = Guard()
     if folder and progress:
         guard = Guard.from_json(progress.guard)
@@ -129,6 +133,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     done, began = 0, None
     if folder and progress:
         done, began = progress.step, progress.began if own_name(config, folder) else str(folder.absolute())
+    phase_done("state and logs")
     return Run(parts, builder, stream, tuple(bounds), done, began, model, guard, tracker, quarantine)
 
 

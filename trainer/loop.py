@@ -23,6 +23,7 @@ from trainer.data.state import State
 from trainer.data.stream import RowStream
 from trainer.guard import Guard
 from trainer.metrics import Tracker
+from trainer.start_up import phase_done, told
 from trainer.step import StepParts, Wishes, train_step
 from trainer.watchdog import beat, begins, meets_alike
 
@@ -82,6 +83,9 @@ def train(run: Run) -> int:
                 saver.settle()
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
+                if step == run.done + 1:
+                    phase_done("first step")
+                    run.tracker.say(told())
             given_up = guard.given_up(step, taken.fault, config)
             if given_up:
                 meets_alike()

@@ -22,7 +22,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
-        *("trainer.random_states", "trainer.output_lock"),
+        *("trainer.random_states", "trainer.output_lock", "trainer.start_up"),
         *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
 ]

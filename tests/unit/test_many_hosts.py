@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -42,7 +42,7 @@ UNTIL_ENDED = "ready(); order('start'); order('end'); ended(1, said='closed by p
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ended]]:
     """How a job ends whose hosts do this."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
 
@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
         threading.Thread(target=act, args=(job,), daemon=True).start()
         return job.wait()
 
-    yield run_  # pyright: ignore[reportReturnType]
+    yield run_
     for number, handler in kept.items():
         signal.signal(number, handler)
 
