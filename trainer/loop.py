@@ -21,6 +21,7 @@ from trainer.data.prefetch import Prefetch
 from trainer.data.report import table
 from trainer.data.state import State
 from trainer.data.stream import RowStream
+from trainer.forecast import COMPARED, Forecast, compared
 from trainer.guard import Guard
 from trainer.metrics import Tracker
 from trainer.step import StepParts, Wishes, train_step
@@ -49,6 +50,7 @@ class Run:
     """On rank 0 alone."""
     quarantine: Quarantine | None = None
     """Likewise."""
+    forecast: Forecast | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -82,6 +84,9 @@ def train(run: Run) -> int:
                 saver.settle()
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
+            told = compared(run.forecast, taken.report, run.parts.grid) if step == run.done + COMPARED else ""
+            if told and run.tracker:
+                run.tracker.say(told)
             given_up = guard.given_up(step, taken.fault, config)
             if given_up:
                 meets_alike()

@@ -56,9 +56,10 @@ def test_few_lines_and_the_total_where_the_run_ends(
     monkeypatch.setattr(loop, "table", lambda reports: "table")
     config = Config(batch=BatchConfig(rows=4), checkpoint=CheckpointConfig(every=None, resume=resume))
     run: Any = SimpleNamespace(
-        parts=SimpleNamespace(config=config, steps=STEPS),
+        parts=SimpleNamespace(config=config, steps=STEPS, grid=None),
         stream=stream_of(DATA, on_error="skip"),
         done=0,
+        forecast=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
         quarantine=Quarantine(tmp_path, 0),
@@ -96,9 +97,10 @@ def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
     config = Config(batch=BatchConfig(rows=4), guard=GuardConfig(patience=1))
     bad: list[Row] = ["no JSON"] * 60
     run: Any = SimpleNamespace(
-        parts=SimpleNamespace(config=config, steps=STEPS),
+        parts=SimpleNamespace(config=config, steps=STEPS, grid=None),
         stream=stream_of({"agent": bad, "general": bad} if data_ends else DATA, on_error="skip"),
         done=0,
+        forecast=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
         quarantine=SimpleNamespace(add=full if data_ends else lambda *_, ends: ""),
