@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel import layers, mappings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +24,7 @@ from trainer.data.micro_batch import GlobalBatch
 from trainer.data.packing import pack_row
 from trainer.guard import Guard
 from trainer.loop import Run
+from trainer.model.layers import DecoderLayer, Parts
 from trainer.parallel.grid import start_grid, stop_grid
 from trainer.step import train_step
 
@@ -71,6 +75,7 @@ def step_bytes(config: str, overrides: list[str]) -> dict[str, Any]:
     with live:
         run = _build(config, overrides)
         take_step(run, 1)
+        gc.collect()  # what the build left in circles
         live.peak = live.now
         take_step(run, 2)
     engine: Any = run.parts.engine
@@ -113,28 +118,24 @@ def _build(config: str, overrides: list[str]) -> Run:
     return build_run(settings, check_config(settings, shape, None, None))
 
 
-def kept_by_layers(
+def kept_by_layer(
     shape: str, sizes: list[int], sequence: bool, mode: str, dtype: str, length: int, micro_rows: int
 ) -> list[list[Any]]:
     """Storages that one decoder layer keeps for its backward pass: bytes, shape and type of each, parameters excluded.
 
-    [tensor, pipeline, data] sizes; the rows are one sample each.
+    [tensor, pipeline, data] sizes; each row is one sample.
     """
-    from trainer.model.layers import DecoderLayer, Parts
-
     grid = start_grid(Layout(*sizes, sequence=sequence))
     parts = Parts(ModelShape.from_folder(shape), grid, getattr(torch, dtype), cast(Any, mode))
     layer = DecoderLayer(parts)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     own = storages(layer.parameters())
-    split = sizes[0] if sequence else 1
-    hidden = torch.randn(
-        length // split, micro_rows, parts.shape.hidden, dtype=parts.dtype, requires_grad=True
-    )
+    places = length // (sizes[0] if sequence else 1)
+    hidden = torch.randn(places, micro_rows, parts.shape.hidden, dtype=parts.dtype, requires_grad=True)
     positions = torch.arange(length).repeat(micro_rows, 1)
     kept: dict[int, list[Any]] = {}
-    held: list[torch.Tensor] = []
+    held: list[torch.Tensor] = []  # else another takes a freed one's address
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -147,3 +148,50 @@ def kept_by_layers(
         layer((hidden * 1, positions))
     stop_grid()
     return list(kept.values())
+
+
+def step_traffic(config: str, overrides: list[str]) -> dict[str, tuple[int, int]]:
+    """Calls and bytes of the whole tensors of the second step's collectives, by group, and of what is sent."""
+    sent: dict[str, tuple[int, int]] = {}
+    named: dict[tuple[int, ...], str] = {}
+
+    def noted(kind: str, function: Callable[..., Any], whole: int) -> Callable[..., Any]:
+        """`whole`: which argument is the whole tensor."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            group = kwargs.get("group") or next((a for a in args if isinstance(a, dist.ProcessGroup)), None)
+            ranks = tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
+            named_so = kwargs.get("tensor", kwargs.get("output_tensor"))
+            tensor: Any = args[whole] if len(args) > whole else named_so
+            key = kind if kind == "send" else f"{named.get(ranks, 'other')} {kind}"
+            calls, size = sent.get(key, (0, 0))
+            sent[key] = (calls + 1, size + tensor.numel() * tensor.itemsize)
+            return function(*args, **kwargs)
+
+        return call
+
+    gather = noted("gather", dist.all_gather_into_tensor, 0)
+    scatter = noted("gather", dist.reduce_scatter_tensor, 1)
+    replaced: dict[str, Any] = {
+        "all_reduce": noted("all_reduce", dist.all_reduce, 0),
+        "send": noted("send", dist.send, 0),
+        "all_gather_into_tensor": gather,
+    }
+    for name, function in replaced.items():
+        setattr(dist, name, function)
+    for module in (mappings, layers):
+        cast(Any, module).dist_all_gather_func = gather
+        cast(Any, module).dist_reduce_scatter_func = scatter
+    run = _build(config, overrides)
+    found, rank = run.parts.grid.layout, run.parts.grid.rank
+    if found.data > 1:
+        first = rank - run.parts.grid.data_rank * found.tensor
+        named[tuple(range(first, first + found.data * found.tensor, found.tensor))] = "data"
+    if found.tensor > 1:
+        named[tuple(dist.get_process_group_ranks(run.parts.grid.tensor_group))] = "tensor"
+    for _, group in cast(Any, run.parts.engine.module).get_tied_weights_and_groups():
+        named[tuple(dist.get_process_group_ranks(group))] = "tied"
+    take_step(run, 1)
+    sent.clear()
+    take_step(run, 2)
+    return sent

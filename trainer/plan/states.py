@@ -82,9 +82,9 @@ def step_buffers(setup: Setup, stage: int) -> int:
     """Bytes beside the states while gradients are reduced, when no activations are there.
 
     In bfloat16 DeepSpeed flattens the two groups' sums into one buffer, unless the matrices alone are more than a
-    bucket: then each is reduced where it is. In float32 gradients go through a second bucket.
+    bucket: then each is reduced where it is. In float32 gradients go through a second bucket, and are copied whole.
     """
     own, data = held(setup, stage), setup.layout.data
     if setup.item == 2:
         return 4 * own.padded(data) if own.matrices <= BUCKET else 0
-    return 8 * BUCKET
+    return 8 * BUCKET + 4 * own.numbers
