@@ -54,13 +54,14 @@ def refusal(question: Question, plan: Plan) -> str | None:
     """Why the config's own layout does not work; None where it does."""
     if not isinstance(plan.own, Choice):
         return plan.own.reason
-    if question.host_memory is None or question.config.checkpoint.every is None:
+    if question.host_memory is None:
         return None
-    saved = saving(plan.own.setup)
-    needed = saved.background if question.config.checkpoint.background else saved.at_once
+    checkpoint, saved = question.config.checkpoint, saving(plan.own.setup)
+    beside = checkpoint.background and checkpoint.every is not None  # the last is written at once
+    needed = saved.background if beside else saved.at_once
     if needed <= question.host_memory:
         return None
-    helps = saved.at_once <= question.host_memory and question.config.checkpoint.background
+    helps = saved.at_once <= question.host_memory
     remedy = (
         "set checkpoint.background=false"
         if helps

@@ -49,6 +49,10 @@ def ask(args: argparse.Namespace) -> Question:
     check_numbers(config)
     shape, model = _shape(config, args.shape)
     cluster, processes, assumed = _cluster(config, args)
+    if config.model.dtype == "float32":
+        assumed.append(
+            "flash attention: CUDA has it for bfloat16 alone, so in float32 more may be kept than is told"
+        )
     host_memory = None if args.host_memory is None else args.host_memory * 1e9
     return Question(
         config, args.config, args.overrides, shape, model, cluster, processes, assumed, host_memory

@@ -55,7 +55,7 @@ def _own(question: Question, plan: Plan, reason: str | None) -> Iterator[str]:
         "allowed for CUDA, cuBLAS and NCCL. Data ranks divide the optimizer's part alone (ZeRO-1, which is all that a "
         "pipeline can have)."
     )
-    yield f"Sent by each rank in a step, in GB\n{_traffic(setup)}"
+    yield f"Sent by each rank in a step\n{_traffic(setup)}"
     yield f"Time of a step\n{_time(own)}"
     yield _disk(question, setup)
 
@@ -74,7 +74,7 @@ def _memory(choice: Choice) -> str:
 def _traffic(setup: Setup) -> str:
     """Of the stage that sends most in each group."""
     stages = [traffic_json(setup, stage) for stage in range(setup.layout.pipeline)]
-    lines = [["group", "bytes", "over", "what"]]
+    lines = [["group", "GB", "over"]]
     what = {
         "tensor": "sums of hidden states"
         if not setup.sequence
@@ -87,7 +87,7 @@ def _traffic(setup: Setup) -> str:
         most = max((stage[group] for stage in stages), key=lambda sent: sent["bytes"])
         if most["bytes"]:
             over = "inside a node" if most["link"] == "node" else "between nodes"
-            lines.append([group.replace("_", " "), f"{most['bytes'] / 1e9:.2f}", over, said])
+            lines.append([f"{group.replace('_', ' ')}: {said}", f"{most['bytes'] / 1e9:.2f}", over])
     return table(lines) if len(lines) > 1 else "nothing: one rank"
 
 
@@ -160,7 +160,9 @@ def _ranked(question: Question, plan: Plan) -> Iterator[str]:
 
 
 def _least(plan: Plan) -> str:
-    return plan.refused[-1].reason if plan.refused else "none"
+    """The layout that asks for the least memory among those that lack nothing else; else why the first is none."""
+    lacking = [one for one in plan.refused if one.needed is not None]
+    return min(lacking or plan.refused, key=lambda one: one.needed or 0.0).reason
 
 
 def _mode(setup: Setup) -> str:

@@ -88,7 +88,7 @@ def test_what_does_not_work_is_refused_and_what_does_is_listed(capsys: pytest.Ca
     assert code == 2
     (error,) = captured.err.splitlines()
     assert error.startswith("agenttune: tensor 8 x pipeline 4 x data 1: ")
-    assert "at most the 80 GB of a100-80; most of it are activations" in error
+    assert "at most the 80 GB of a100-80; the largest part is activations" in error
     assert error.endswith("; set batch.micro_rows=1")
     assert "does not work" in captured.out
     assert "Layouts that work on 32 GPUs" in captured.out
@@ -119,6 +119,16 @@ def test_gpus_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert plan["own"]["layout"] == {"tensor": 4, "pipeline": 1, "data": 1}
 
 
+def test_float32_is_told_to_be_less_sure(capsys: pytest.CaptureFixture[str]) -> None:
+    fast, slow = (
+        as_json(capsys, *shipped("7b", "--gpus", "32", f"model.dtype={dtype}"))[1]
+        for dtype in ("bfloat16", "float32")
+    )
+    assert any("flash attention" in said for said in slow["assumed"])
+    assert not any("flash attention" in said for said in fast["assumed"])
+    assert slow["layouts"][0]["tokens_per_second"] < fast["layouts"][0]["tokens_per_second"] / 5
+
+
 def test_config_json_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "model"
     config = str(CONFIGS / "llama2_7b.yaml")
@@ -135,6 +145,8 @@ def test_main_memory_for_checkpoints(capsys: pytest.CaptureFixture[str]) -> None
     assert main(shipped("70b", "--gpus", "32", "--host-memory", "128")) == 2
     assert "set checkpoint.background=false" in capsys.readouterr().err
     assert main(shipped("70b", "--gpus", "32", "--host-memory", "128", "checkpoint.background=false")) == 0
+    capsys.readouterr()
+    assert main(shipped("70b", "--gpus", "32", "--host-memory", "128", "checkpoint.every=null")) == 0
     capsys.readouterr()
     assert main(shipped("70b", "--gpus", "32", "--host-memory", "64")) == 2
     assert "spread the ranks over more nodes" in capsys.readouterr().err

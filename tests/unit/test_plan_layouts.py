@@ -94,7 +94,7 @@ REFUSALS = [
     ({"data": 3}, 64, 3, 8, "must divide batch.rows (64)"),
     ({"tensor": 2, "data": 2}, 64, 6, 8, "processes=6: must equal tensor 2 x pipeline 1 x data 2 = 4"),
     ({"tensor": 16}, 64, 16, 8, "a tensor group would lie on several nodes of 8 GPUs"),
-    ({"tensor": 1}, 64, 8, 8, "at most the 80 GB of h100; most of it are activations"),
+    ({"tensor": 1}, 64, 8, 8, "at most the 80 GB of h100; the largest part is activations"),
 ]
 
 

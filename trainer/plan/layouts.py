@@ -72,6 +72,8 @@ class Choice:
 class Refused:
     layout: Layout
     reason: str
+    needed: float | None = None
+    """Bytes of a rank, where it is memory that is lacking."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _fastest(config: Config, shape: ModelShape, cluster: Cluster, layout: Layout
     fitting = [choice for choice in tried if choice.fits]
     if fitting:
         return min(fitting, key=_order)
-    return Refused(layout, memory_reason(min(tried, key=lambda choice: choice.peak.total)))
+    leanest = min(tried, key=lambda choice: choice.peak.total)
+    return Refused(layout, memory_reason(leanest), leanest.peak.total)
 
 
 def _set(config: Config, layout: Layout, mode: str, sequence: bool, micro_rows: int) -> Config:
@@ -171,7 +174,7 @@ def _own(
     choice = Choice.of(config, shape, cluster, layout)
     if choice.fits:
         return choice
-    return Refused(layout, f"{memory_reason(choice)}; {_remedy(choice, ranked)}")
+    return Refused(layout, f"{memory_reason(choice)}; {_remedy(choice, ranked)}", choice.peak.total)
 
 
 def memory_reason(choice: Choice) -> str:
@@ -179,7 +182,7 @@ def memory_reason(choice: Choice) -> str:
     peak, gpu = choice.peak, choice.setup.cluster.gpu
     said = (
         f"{choice.setup.layout}: {peak.total / 1e9:.1f} GB on each rank of stage {choice.fullest}, at most the "
-        f"{gpu.memory / 1e9:.0f} GB of {gpu.name}; most of it are {peak.largest} "
+        f"{gpu.memory / 1e9:.0f} GB of {gpu.name}; the largest part is {peak.largest} "
         f"({getattr(peak, peak.largest) / 1e9:.1f} GB)"
     )
     if peak.largest in ("weights", "gradients"):

@@ -110,7 +110,7 @@ def _slot(setup: Setup, stage: int) -> dict[str, float]:
     """Seconds of one micro-batch's two passes on a stage."""
     gpu, shape, tensor = setup.cluster.gpu, setup.shape, setup.layout.tensor
     tokens, layers = setup.tokens, setup.decoders(stage)
-    peak = gpu.flops * (1 if setup.item == 2 else 0.5)  # TF32 has half of bfloat16's rate
+    peak = gpu.flops if setup.item == 2 else gpu.flops32
     matrices = sum(prod(s) for s in shape.layer_tensors().values() if len(s) > 1) / tensor
     head = vocabulary(setup) * shape.hidden if setup.last(stage) else 0
     # Two FLOPs a weight and token; twice that backward.
