@@ -16,9 +16,10 @@ from configs.gpus import GPUS, gpu_named
 from configs.layout import Layout
 from configs.shapes import SHAPES, ModelShape
 from trainer.plan.host import saving
-from trainer.plan.memory import all_memory, parameters_held
+from trainer.plan.memory import all_memory
 from trainer.plan.setup import RECOMPUTE, Cluster, Setup
 from trainer.plan.speed import bubble
+from trainer.plan.states import held
 
 LARGE = [name for name in SHAPES if name != "tiny"]
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,8 @@ def test_ranks_hold_the_model_and_what_is_replicated(setup: Setup) -> None:
     padding = (-shape.vocab % tensor) * shape.hidden * (1 if shape.tied else 2)
     twice = shape.tied and setup.layout.pipeline > 1
     copy = (shape.vocab + -shape.vocab % tensor) * shape.hidden if twice else 0
-    assert parameters_held(setup) == shape.parameters() + (tensor - 1) * norms + padding + copy
+    of_stages = sum(held(setup, stage).numbers for stage in range(setup.layout.pipeline))
+    assert tensor * of_stages == shape.parameters() + (tensor - 1) * norms + padding + copy
 
 
 @given(setups())

@@ -101,9 +101,8 @@ def layer_working(setup: Setup) -> float:
     if setup.recompute == "selective":
         return max(most, 3.0 * part)
     if setup.recompute == "full":
-        shared = (
-            stream_bytes(setup) if item == 4 else 0.0
-        )  # the layer's input, which float32 norms keep as it is
+        # In float32 the first norm keeps the layer's input as it is, which is there already.
+        shared = stream_bytes(setup) if item == 4 else 0.0
         return layer_kept(setup, "none") - shared + most
     return most
 

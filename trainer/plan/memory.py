@@ -13,7 +13,7 @@ from trainer.plan.activations import (
     stream_bytes,
 )
 from trainer.plan.setup import Setup
-from trainer.plan.states import held, pass_buffers, states, step_buffers
+from trainer.plan.states import pass_buffers, states, step_buffers
 
 ALLOWANCE = 3e9
 """Assumed, not computed: what CUDA's context, cuBLAS and NCCL's communicators take on each device, in bytes."""
@@ -98,8 +98,3 @@ def _received(setup: Setup, stage: int) -> float:
 def all_memory(setup: Setup) -> list[Memory]:
     """Of each stage's ranks, in order."""
     return [rank_memory(setup, stage) for stage in range(setup.layout.pipeline)]
-
-
-def parameters_held(setup: Setup) -> int:
-    """Numbers that all ranks of one copy hold together."""
-    return setup.layout.tensor * sum(held(setup, stage).numbers for stage in range(setup.layout.pipeline))
