@@ -117,6 +117,12 @@ def test_main_memory_that_the_readme_names() -> None:
     )
     assert saving(setup).background / 1e9 == pytest.approx(80.9, abs=0.1)
     assert saving(setup).at_once / 1e9 == pytest.approx(12, abs=0.5)
+    # As many files at a time as there are tensor ranks, of which each has an eighth.
+    eight = replace(
+        setup, shape=SHAPES["llama2-13b"], layout=Layout(8, 1, 1), cluster=Cluster(GPUS["h100"], 8, 8, 1.0)
+    )
+    assert saving(eight).at_once / 8 / 1e9 == pytest.approx(11.5, abs=0.7)
+    assert saving(eight).background / 8 / 1e9 == pytest.approx(19.5, abs=0.1)
 
 
 @pytest.mark.parametrize(
