@@ -29,6 +29,13 @@ def check_config(
     """
     check_numbers(config)
     check_files(config)
+    return check_layout(config, shape, tokenizer_vocab, processes)
+
+
+def check_layout(
+    config: Config, shape: ModelShape, tokenizer_vocab: int | None, processes: int | None
+) -> Layout:
+    """The part of `check_config` that needs no files: the model is divided evenly, and its limits are kept."""
     layout = resolve_layout(config, processes)
     _check_processes(layout, processes)
     for division in _divisions(config, shape, layout):

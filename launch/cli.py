@@ -46,6 +46,11 @@ COMMANDS = {
         "report faults in agent data with file and line",
         "agenttune lint configs/demo.yaml",
     ),
+    "plan": Command(
+        "launch.plan",
+        "memory, traffic and time of a run, and the layouts that work, fastest first",
+        "agenttune plan configs/llama2_70b.yaml --shape llama2-70b --gpus 32",
+    ),
     "verify-checkpoint": Command(
         "launch.verify_checkpoint",
         "every file's checksum, and that weights and training state agree",

@@ -18,6 +18,7 @@ from configs.schema import Config, TrainConfig
 from launch.arguments import Parser
 from launch.lint_rows import Linter, Located
 from launch.lint_verdict import Seen, Verdict, verdicts
+from launch.tables import table
 from tokenization.builder import SampleBuilder
 from tokenization.lint import Marks
 from tokenization.lint.finding import RULES
@@ -111,16 +112,7 @@ def _tables(linter: Linter) -> str:
     sources = [["source", "rows", "samples", "bad", "errors", "warnings"]]
     sources += [[name, *map(str, asdict(tally).values())] for name, tally in linter.tallies.items()]
     rules = [["rule", "findings"], *([rule, str(linter.rules[rule])] for rule in RULES if linter.rules[rule])]
-    return "\n\n".join(_table(lines) for lines in (rules, sources) if len(lines) > 1)
-
-
-def _table(lines: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    first, *others = widths
-    return "\n".join(
-        f"{name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, others, strict=True))
-        for name, *cells in lines
-    )
+    return "\n\n".join(table(lines) for lines in (rules, sources) if len(lines) > 1)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

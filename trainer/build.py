@@ -28,6 +28,7 @@ from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
 from trainer.data.open import Data, open_builder, open_data
+from trainer.forecast import forecast, write_forecast
 from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.loss import TargetLoss
@@ -40,8 +41,8 @@ from trainer.output_lock import lock_output
 from trainer.parallel.engine import Engine, build_engine, build_stages
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
-from trainer.parallel.stages import balance, layer_costs
 from trainer.random_states import restore_random_states
+from trainer.stages import balance, layer_costs
 from trainer.start_up import phase_done
 from trainer.step import StepParts
 from trainer.watchdog import beat
@@ -130,11 +131,14 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
     tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
+    plan = forecast(config, shape, grid)
+    if grid.is_main:
+        write_forecast(plan, Path(config.run.output_dir))
     done, began = 0, None
     if folder and progress:
         done, began = progress.step, progress.began if own_name(config, folder) else str(folder.absolute())
     phase_done("state and logs")
-    return Run(parts, builder, stream, tuple(bounds), done, began, model, guard, tracker, quarantine)
+    return Run(parts, builder, stream, tuple(bounds), done, began, model, guard, tracker, quarantine, plan)
 
 
 def build_model(

@@ -21,9 +21,10 @@ from trainer.data.prefetch import Prefetch
 from trainer.data.report import table
 from trainer.data.state import State
 from trainer.data.stream import RowStream
+from trainer.forecast import COMPARED, Forecast, compared
 from trainer.guard import Guard
 from trainer.metrics import Tracker
-from trainer.start_up import phase_done, told
+from trainer.start_up import phase_done, start_told
 from trainer.step import StepParts, Wishes, train_step
 from trainer.watchdog import beat, begins, meets_alike
 
@@ -50,6 +51,7 @@ class Run:
     """On rank 0 alone."""
     quarantine: Quarantine | None = None
     """Likewise."""
+    forecast: Forecast | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -85,7 +87,10 @@ def train(run: Run) -> int:
                 run.tracker.record(taken.report, taken.fault)
                 if step == run.done + 1:
                     phase_done("first step")
-                    run.tracker.say(told())
+                    run.tracker.say(start_told())
+            told = compared(run.forecast, taken.report, run.parts.grid) if step == run.done + COMPARED else ""
+            if told and run.tracker:
+                run.tracker.say(told)
             given_up = guard.given_up(step, taken.fault, config)
             if given_up:
                 meets_alike()

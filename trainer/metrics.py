@@ -11,18 +11,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from configs.errors import ConfigError
+from configs.gpus import gpu_named
 from configs.schema import WandbConfig
 from configs.shapes import ModelShape
 from trainer.guard import show_rows
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 peak by NVIDIA's datasheets, by a part of the device's name."""
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,13 @@ def step_flops(shape: ModelShape, sample_lengths: Sequence[int]) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
+    """The device's dense bfloat16 peak per second; None where its type is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    import torch  # here, since a plan, which asks for `step_flops`, does without
+
+    gpu = gpu_named(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.flops
 
 
 class _Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]

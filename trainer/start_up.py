@@ -37,7 +37,7 @@ def phases() -> Mapping[str, float]:
     return dict(_phases)
 
 
-def told() -> str:
+def start_told() -> str:
     """In a line: what took a tenth of the time and more."""
     whole = sum(_phases.values()) or 1.0
     parts = [f"{name} {seconds:.1f} s" for name, seconds in _phases.items() if seconds > whole / 10]

@@ -35,7 +35,7 @@ from trainer.model.names import Piece
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
 from trainer.parallel.grid import current_grid, stop_grid
-from trainer.parallel.stages import balance, layer_costs
+from trainer.stages import balance, layer_costs
 from trainer.step import train_step
 
 Sample = dict[str, Any]

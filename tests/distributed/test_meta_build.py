@@ -13,7 +13,7 @@ from configs.layout import Layout, resolve_layout
 from configs.load import load_config
 from configs.shapes import SHAPES, ModelShape
 from trainer.model.names import Piece, owned_table, stage_table
-from trainer.parallel.stages import balance, layer_costs
+from trainer.stages import balance, layer_costs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Processes each config is meant for, and the parameters that Meta's models have.

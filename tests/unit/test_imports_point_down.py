@@ -17,12 +17,14 @@ FLOORS: list[tuple[str, ...]] = [
     ("launch",),
     ("trainer.build",),
     ("trainer.loop",),
+    ("trainer.forecast",),
+    ("trainer.plan",),
     ("trainer.checkpoint",),
     ("trainer.step", "trainer.evaluate", "trainer.model"),
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
-        *("trainer.random_states", "trainer.output_lock", "trainer.start_up"),
+        *("trainer.random_states", "trainer.output_lock", "trainer.start_up", "trainer.stages"),
         *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
 ]
@@ -33,6 +35,7 @@ BESIDE = {
     ("trainer.metrics", "configs"),
     ("trainer.metrics", "trainer.guard"),
     ("trainer.guard", "configs"),
+    ("trainer.stages", "configs"),
     ("trainer.watchdog", "trainer.hang"),
     ("trainer.watchdog", "trainer.board"),
     ("trainer.hang", "trainer.board"),
@@ -50,6 +53,7 @@ WITHOUT = {
     "configs": (("torch", "transformers"), ()),
     "tokenization": (("torch",), ()),
     "trainer.data": (("torch",), ("trainer.data.micro_batch",)),
+    "trainer.plan": (("torch",), ()),
 }
 
 Imports = dict[str, set[str]]

@@ -56,9 +56,10 @@ def test_few_lines_and_the_total_where_the_run_ends(
     monkeypatch.setattr(loop, "table", lambda reports: "table")
     config = Config(batch=BatchConfig(rows=4), checkpoint=CheckpointConfig(every=None, resume=resume))
     run: Any = SimpleNamespace(
-        parts=SimpleNamespace(config=config, steps=STEPS),
+        parts=SimpleNamespace(config=config, steps=STEPS, grid=None),
         stream=stream_of(DATA, on_error="skip"),
         done=0,
+        forecast=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
         quarantine=Quarantine(tmp_path, 0),
@@ -96,9 +97,10 @@ def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
     config = Config(batch=BatchConfig(rows=4), guard=GuardConfig(patience=1))
     bad: list[Row] = ["no JSON"] * 60
     run: Any = SimpleNamespace(
-        parts=SimpleNamespace(config=config, steps=STEPS),
+        parts=SimpleNamespace(config=config, steps=STEPS, grid=None),
         stream=stream_of({"agent": bad, "general": bad} if data_ends else DATA, on_error="skip"),
         done=0,
+        forecast=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
         quarantine=SimpleNamespace(add=full if data_ends else lambda *_, ends: ""),
@@ -107,3 +109,37 @@ def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
         loop.train(run)
     (told,) = said
     assert ("No space left on device" if data_ends else "checkpoint of step 1 was given up") in told
+
+
+def test_the_plan_is_compared_after_the_third_step_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    asked: list[int] = []
+
+    def step(parts: Any, batch: Any, number: int, *others: Any) -> Taken:
+        report: Any = SimpleNamespace(step=number)
+        return Taken(report, Guard(), "", Wishes(stop=number == 9))
+
+    def compare(forecast: Any, report: Any, grid: Any) -> str:
+        asked.append(report.step)
+        return "predicted and measured"
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(loop, "compared", compare)
+    monkeypatch.setattr(loop, "save", lambda *_, **others: None)
+    monkeypatch.setattr(loop, "saver_of", lambda run: SimpleNamespace(failed=False, news=lambda: []))
+    monkeypatch.setattr(loop, "StopRequest", lambda: SimpleNamespace(wished=False))
+    rows: dict[str, list[Row]] = {"agent": [(30, True)] * 60, "general": [(30, True)] * 60}
+    run: Any = SimpleNamespace(
+        parts=SimpleNamespace(config=Config(batch=BatchConfig(rows=4)), steps=STEPS, grid=None),
+        stream=stream_of(rows),
+        done=2,  # taken up: libraries set themselves up again
+        forecast=object(),
+        guard=Guard(),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
+        quarantine=None,
+    )
+    assert loop.train(run) == REQUEUE
+    assert asked == [5]
+    assert said[0] == "predicted and measured"

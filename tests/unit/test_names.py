@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from configs.shapes import SHAPES, ModelShape
 from trainer.model.names import Piece, check_names, owned_table, row_offsets, stage_table
-from trainer.parallel.stages import balance
+from trainer.stages import balance
 
 
 @st.composite

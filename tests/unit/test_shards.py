@@ -13,7 +13,7 @@ from configs.layout import Layout
 from configs.shapes import SHAPES, ModelShape
 from trainer.checkpoint.shards import own_shards, shard_plan
 from trainer.model.names import owned_table
-from trainer.parallel.stages import balance, layer_costs
+from trainer.stages import balance, layer_costs
 
 TINY = ModelShape(
     vocab=11, hidden=8, intermediate=12, layers=4, heads=4, kv_heads=2, head_dim=2, max_positions=16

@@ -18,7 +18,7 @@ from configs.shapes import SHAPES, ModelShape
 from trainer.checkpoint.shards import Shard, shard_plan
 from trainer.checkpoint.slices import PartReader, cut_parts, saved_parts, state_file
 from trainer.model.names import Piece, owned_table, stage_table
-from trainer.parallel.stages import balance
+from trainer.stages import balance
 
 Whole = dict[str, torch.Tensor]
 """Every Hugging Face tensor of a model."""

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from configs.shapes import SHAPES, ModelShape
-from trainer.parallel.stages import balance, layer_costs
+from trainer.stages import balance, layer_costs
 
 COSTS = st.floats(0, 1e6, allow_nan=False) | st.integers(0, 5).map(float)
 
