@@ -20,6 +20,7 @@ setup(
         "trainer.parallel",
         "trainer.model",
         "trainer.checkpoint",
+        "trainer.verify",
         "launch",
     ],
     package_data={"configs": ["*.yaml", "demo/**/*"], "tokenization.templates": ["*.jinja"]},

@@ -41,6 +41,11 @@ COMMANDS = {
         "report faults in agent data with file and line",
         "agenttune lint configs/demo.yaml",
     ),
+    "verify": Command(
+        "launch.verify",
+        "compare the layout with one process and transformers, on your rows, on a CPU",
+        "agenttune verify configs/demo.yaml parallel.data=2 parallel.sequence=true",
+    ),
     "verify-checkpoint": Command(
         "launch.verify_checkpoint",
         "every file's checksum, and that weights and training state agree",

@@ -6,9 +6,7 @@ import base64
 import contextlib
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from configs.load import load_config
 from configs.schema import Config
 from configs.shapes import ModelShape
 from configs.weights import check_weights
-from launch.environment import accelerators
+from launch.environment import accelerators, free_port
 from launch.preflight import check_output, check_settings, check_sources
 from launch.ranks import ENTRY, Ranks
 from launch.waiting_launcher import STOPS, TOO_EARLY, hear_no_more, tell
@@ -126,7 +124,7 @@ def _arguments(layout: Layout, path: str, overrides: Sequence[str]) -> list[str]
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     devices = visible[: layout.world_size] if visible and accelerators() else list(range(layout.world_size))
     world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
-    place = [f"--world_info={world}", f"--master_port={_free_port()}", "--master_addr=127.0.0.1"]
+    place = [f"--world_info={world}", f"--master_port={free_port()}", "--master_addr=127.0.0.1"]
     return ["--no_local_rank", "--log_level=critical", *place, str(ENTRY), path, *overrides]
 
 
@@ -165,12 +163,3 @@ class _Forward:
         if self._ranks.have_begun:
             said = "agenttune: interrupted: finishing the step and saving; once more ends at once"
             print(said, file=sys.stderr)
-
-
-def _free_port() -> int:
-    """Below those that the system gives to connections: the ranks listen seconds later, and one could be taken."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
