@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, _stop)
     config = load_config(args.config, args.overrides)
-    with tempfile.TemporaryDirectory(prefix="agenttune-verify-") as folder, Processes() as processes:
+    with tempfile.TemporaryDirectory(prefix="agenttune-verify-") as folder, Processes(folder) as processes:
         job, answers, head = prepare(config, args.ranks, Path(folder), args.config)
         print(head, flush=True)
         failed: list[str] = []
@@ -96,7 +96,7 @@ def prepare(config: Config, most: int | None, folder: Path, name: str) -> tuple[
     whole = replace(whole, vocab=max(whole.vocab, builder.encoder.vocab_size))
     length = config.data.sequence_length
     layout = fold(asked, most or _affordable(whole, asked), length)
-    rows = batch_rows(layout, length)
+    rows = batch_rows(layout, length, whole.vocab)
     micro_rows = min(config.batch.micro_rows, 2)
     job = Job(str(folder), layout, config.parallel.recompute, rows, micro_rows, 3 - micro_rows)
     (folder / "cache").mkdir()
@@ -106,7 +106,7 @@ def prepare(config: Config, most: int | None, folder: Path, name: str) -> tuple[
     own = verify_config(config, folder, rows, micro_rows)
     save_config(own, job.config_file)
     lines = list(json_lines(own, None, (0, STEPS * rows)))
-    names = [json.loads(line)["samples"] for line in lines[:rows]]
+    names = [json.loads(line)["samples"] for line in lines]
     return job, Answers(job, lines_hash(lines), names), _head(name, config, asked, automatic, job, small)
 
 

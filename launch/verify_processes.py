@@ -27,24 +27,27 @@ _ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "CUDA_VISIBLE_DEVICES": "",  # where there are GPUs others may be at work on them
     # Of glibc: pages given back with each large tensor and taken anew cost a tenth of the time.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
 }
+_NOT_KEPT = ("RANK", "WORLD_SIZE", "TORCHINDUCTOR_CACHE_DIR")
 
 
 @dataclass
 class Processes:
     """The one that forks all others, which imports what they need from the start on. None outlives this."""
 
+    folder: str
+    """In place of the system's temporary one: libraries leave things there."""
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        kept = {name: value for name, value in os.environ.items() if name not in _NOT_KEPT}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("verify_ranks.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=kept | _ENVIRONMENT,
+            env=kept | _ENVIRONMENT | {"TMPDIR": self.folder},
             start_new_session=True,  # a group of its own, which is ended as one
         )
         return self

@@ -24,6 +24,7 @@ def verify(
     environment = os.environ | {"TMPDIR": str(folder / "temporary"), "PYTHONPATH": str(ROOT)}
     if fault:
         environment |= {"PLANTED_FAULT": fault, "PYTHONPATH": f"{PLANTED}{os.pathsep}{ROOT}"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in the process of the tests
     command = [sys.executable, "-m", "launch.cli", "verify", str(config), *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -41,7 +42,7 @@ def nothing_left(folder: Path) -> bool:
 def processes(folder: Path) -> list[int]:
     found: list[int] = []
     for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("TMPDIR") == str(folder / "temporary"):
+        if (process.info["environ"] or {}).get("TMPDIR", "").startswith(str(folder / "temporary")):
             found += [process.pid]
     return found
 

@@ -16,7 +16,7 @@ class Answers:
     rows_hash: str
     """Of all rows, as `preview` prints them."""
     names: Sequence[Sequence[str]]
-    """The samples of each row of the first batch."""
+    """The samples of each row of all batches."""
     given: dict[tuple[Who, str], dict[int, Answer]] = field(default_factory=dict)
 
     def add(self, who: Who, what: str, rank: int, answer: Answer) -> None:
@@ -38,7 +38,7 @@ class Answers:
         return {(row, sample): loss for answer in answers for row, sample, loss in answer["samples"]}
 
     def name(self, row: int, sample: int) -> str:
-        """Of a sample of the first batch, or of the padding behind them all, which is -1."""
+        """Of a sample, counted in its row, or of the padding, which is -1. Rows count through all batches."""
         names = self.names[row]
         if sample < 0:
             return f"the padding of row {row}"

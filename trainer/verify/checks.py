@@ -34,7 +34,8 @@ def checks(job: Job) -> list[Check]:
     """Those of a job."""
     rows: tuple[Need, ...] = tuple((who, "rows") for who in WHO)
     firsts: tuple[Need, ...] = tuple((who, "step 1") for who in WHO)
-    steps: tuple[Need, ...] = tuple((who, f"step {n}") for who in WHO for n in range(1, STEPS + 1))
+    updated: tuple[Who, ...] = ("peer", "layout")
+    steps: tuple[Need, ...] = tuple((who, f"step {n}") for who in updated for n in range(1, STEPS + 1))
     found = [
         Check("rows", rows, _rows),
         Check("loss", firsts, _loss),
@@ -143,25 +144,24 @@ def _gradients(answers: Answers) -> tuple[bool, str]:
 def _steps(answers: Answers) -> tuple[bool, str]:
     worst, where = 0.0, ""
     for what in (f"step {n}" for n in range(2, STEPS + 1)):
-        peer = answers.first("peer", what)
-        for who in WHO:
-            for rank, answer in answers.ranks(who, what):
-                far = relative(answer["loss"], peer["loss"])
-                if far > worst:
-                    worst, where = far, f"that of {what} on {_named(who, rank)} "
-    each = {
-        who: " ".join(f"{answers.first(who, f'step {n}')['loss']:.6f}" for n in range(1, STEPS + 1))
-        for who in WHO
-    }
+        expected = answers.first("peer", what)["loss"]
+        for rank, answer in answers.ranks("layout", what):
+            if (far := relative(answer["loss"], expected)) > worst:
+                worst, where = far, f"that of {what} on rank {rank} "
+    both: tuple[Who, ...] = ("layout", "peer")
+    ours, theirs = (
+        " ".join(f"{answers.first(who, f'step {n}')['loss']:.6f}" for n in range(1, STEPS + 1))
+        for who in both
+    )
     told = (
-        f"losses of {STEPS} steps, the weights updated between: layout {each['layout']}, one process {each['serial']}, "
-        f"transformers {each['peer']}; {where}{differs(worst, limits.LOSS)}"
+        f"losses of {STEPS} steps, the weights updated between: layout {ours}, transformers and torch's AdamW "
+        f"{theirs}; {where}{differs(worst, limits.LOSS)}"
     )
     if worst <= limits.LOSS:
         return True, told
     return False, (
-        f"{told}; where the lines above hold it is the update: clipping by another norm, weight decay on other "
-        "parameters, copies of the model that are not updated alike"
+        f"{told}; where the lines of loss and gradients hold it is the update: clipping by another norm, weight decay "
+        "on other parameters, copies of the model that are not updated alike"
     )
 
 
@@ -187,7 +187,10 @@ def _isolation(answers: Answers) -> tuple[bool, str]:
         where = "in the losses"
         if seen:
             layer, leak, rank, stage = seen
-            where = f"after layer {layer} (stage {stage}, rank {rank}), in {answers.name(*leak['where'])}"
+            row, sample = leak["where"]
+            # Those of the last batch were looked at.
+            of = answers.name((STEPS - 1) * job.rows + row, sample)
+            where = f"after layer {layer} (stage {stage}, rank {rank}), in {of}"
         return False, f"{told}; first seen {where}: attention reaches from one sample into another there"
     if min(own.values()) < limits.MOVED:
         return False, (

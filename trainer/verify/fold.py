@@ -10,10 +10,11 @@ STAGES = 3
 """A first, a middle and a last: a fault at a middle stage shows only where there is one."""
 _WIDEST = 4
 """Tensor ranks beyond this many show nothing that fewer do not."""
-_TOKENS = 1 << 14
-"""Of a batch, so that all of it takes about a minute where rows are of the usual 4096."""
-_MICRO_BATCHES = 4
-"""Of all copies of the model together; uneven ones need two at the least."""
+_ROWS = 4
+"""Of a batch, for as many micro-batches: more than stages, or of two copies two each."""
+_WORK = 1 << 29
+"""Tokens of a batch times the vocabulary, most of what a small model computes: four rows of 4096 at 32,768, which take
+100 seconds of a core in all."""
 
 
 def fold(asked: Layout, ranks: int, length: int) -> Layout:
@@ -26,9 +27,9 @@ def fold(asked: Layout, ranks: int, length: int) -> Layout:
     return min(_smaller(asked, ranks, length), key=lambda layout: _lacks(asked, layout))
 
 
-def batch_rows(layout: Layout, length: int) -> int:
-    """Rows of `length` tokens in a batch: four, or two where they are long, and two for each copy at the least."""
-    most = max(_MICRO_BATCHES // 2, min(_MICRO_BATCHES, _TOKENS // length))
+def batch_rows(layout: Layout, length: int, vocab: int) -> int:
+    """Rows of `length` tokens in a batch: four, or two where that is too much, and two for each copy at the least."""
+    most = _ROWS if _ROWS * length * vocab <= _WORK else _ROWS // 2
     return layout.data * max(2, most // layout.data)
 
 

@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
-from typing import Any
 
 import numpy as np
 import torch
 
 from trainer.data.micro_batch import GlobalBatch, MicroBatch
 from trainer.data.rows import IGNORED, PackedRow
-from trainer.verify.observe import Place, Streams, sample_numbers
-
-Answer = dict[str, Any]
+from trainer.verify.job import Answer
+from trainer.verify.places import Place, Streams, sample_numbers
 
 
 def with_neighbours(row: PackedRow) -> PackedRow:

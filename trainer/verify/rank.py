@@ -26,7 +26,8 @@ from trainer.parallel.stages import balance, layer_costs
 from trainer.step import StepParts, train_step
 from trainer.verify.isolation import lost_positions, replaced, stream_leaks, unlike_restarts, with_neighbours
 from trainer.verify.job import STEPS, Answer, Job, Tell, Who, rows_hash
-from trainer.verify.observe import Observer, Place, sample_losses
+from trainer.verify.observe import Observer
+from trainer.verify.places import Place, sample_losses
 
 _PATIENCE = timedelta(minutes=5)
 """That a rank has with the others in a collective."""
@@ -64,10 +65,11 @@ def run_rank(job: Job, who: Who, tell: Tell) -> None:
     table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
     rank = Rank(job, who, grid, config, shape, bounds, table, tell)
     asked = rank.build(job.recompute if who == "layout" else "none", job.micro_rows)
-    for step, batch in enumerate(batches, start=1):
+    # The one process is there to tell a fault of the layout from one of the model: by its first step.
+    for step, batch in enumerate(batches if who == "layout" else batches[:1], start=1):
         rank.take(asked, batch, f"step {step}", step, moves=step < STEPS)
     if who == "layout":
-        rank.isolation(asked, batches[0])
+        rank.isolation(asked, batches[-1])
         other = rank.build(job.recompute, job.other_micro_rows)
         rank.take(other, batches[0], "cut", 1, moves=False)
         if job.recompute != "none":
@@ -103,7 +105,7 @@ class Rank:
 
     def take(self, seen: Observer, batch: GlobalBatch, what: str, step: int, *, moves: bool) -> None:
         """A step, told as the pass `what`. Gradients are written where weights are those of the folder."""
-        seen.begin()
+        seen.begin(keeps_streams=not moves)
         report = self._step(seen, batch, step, moves)
         answer = self._answer(seen, batch, report)
         if step == 1 and self.grid.data_rank == 0:  # copies of the model hold the same: they put it together
@@ -111,16 +113,23 @@ class Rank:
         self.tell(what, answer)
 
     def isolation(self, seen: Observer, batch: GlobalBatch) -> None:
-        """The batch, and the same with a sample of each row replaced, under the same weights."""
-        batch = GlobalBatch(tuple(map(with_neighbours, batch.rows)))
-        other, changed = replaced(batch, self.shape.vocab, _SEED)
-        streams, losses = [], []
-        micros = self._micros(seen, batch)
-        for each in (batch, other):
+        """The batch, and the same with a sample of each row replaced, under the same weights.
+
+        The last pass was of this batch, and left the weights as they are. It is made again where a row has one sample
+        alone, which is cut in two.
+        """
+        whole = GlobalBatch(tuple(map(with_neighbours, batch.rows)))
+        if any(one is not other for one, other in zip(whole.rows, batch.rows, strict=True)):
             seen.begin(keeps_streams=True)
-            self._step(seen, each, STEPS, moves=False)
-            streams.append(seen.streams)
-            losses.append(self._sample_losses(seen, each))
+            self._step(seen, whole, STEPS, moves=False)
+        batch = whole
+        other, changed = replaced(batch, self.shape.vocab, _SEED)
+        micros = self._micros(seen, batch)
+        streams, losses = [seen.streams], [self._sample_losses(seen, batch)]
+        seen.begin(keeps_streams=True)
+        self._step(seen, other, STEPS, moves=False)
+        streams.append(seen.streams)
+        losses.append(self._sample_losses(seen, other))
         tensor = self.grid.layout.tensor
         part = (self.grid.tensor_rank, tensor) if self.grid.sequence_parallel else (0, 1)
         place = self._place(seen)
