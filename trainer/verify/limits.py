@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite
 
 LOSS = 1e-6
-"""Relative. float32 keeps 6e-8 of a number. Sound layouts differ by 4e-8 at the most, also after updates; a fault as
+"""Relative. float32 keeps 6e-8 of a number. Layouts tried differ by 5e-8 at the most, also after updates; a fault as
 small as weight decay on the norms too by 9e-6."""
 SAMPLE = 1e-5
 """Of the loss of a single sample, which may have few targets for rounding to cancel over."""
