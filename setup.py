@@ -21,6 +21,7 @@ setup(
         "trainer.model",
         "trainer.checkpoint",
         "trainer.plan",
+        "trainer.verify",
         "launch",
     ],
     package_data={"configs": ["*.yaml", "demo/**/*"], "tokenization.templates": ["*.jinja"]},

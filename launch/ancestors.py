@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.data.notices import LAUNCHER_VARIABLE
@@ -35,7 +36,7 @@ def is_launcher(command: list[str]) -> bool:
 
 
 def die_with_launcher() -> None:
-    """End this process as soon as any of its launchers ends; a thread waits on them without polling.
+    """End this process as soon as any of its launchers ends.
 
     SIGKILL reaches one process of a launcher's chain alone, so each of them is watched. Linux only (pidfd);
     elsewhere it does nothing.
@@ -46,6 +47,13 @@ def die_with_launcher() -> None:
     started_by = os.environ.get(LAUNCHER_VARIABLE)
     if started_by and int(started_by) not in pids:  # it died while this rank started
         os._exit(1)
+    die_with(pids)
+
+
+def die_with(pids: Iterable[int]) -> None:
+    """End this process as soon as any of some others ends; a thread waits on them without polling. Linux only."""
+    if not hasattr(os, "pidfd_open"):
+        return
     descriptors: list[int] = []
     for pid in pids:
         try:

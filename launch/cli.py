@@ -51,6 +51,11 @@ COMMANDS = {
         "memory, traffic and time of a run, and the layouts that work, fastest first",
         "agenttune plan configs/llama2_70b.yaml --shape llama2-70b --gpus 32",
     ),
+    "verify": Command(
+        "launch.verify",
+        "compare the layout with one process and transformers, on your rows, on a CPU",
+        "agenttune verify configs/demo.yaml parallel.data=2 parallel.sequence=true",
+    ),
     "verify-checkpoint": Command(
         "launch.verify_checkpoint",
         "every file's checksum, and that weights and training state agree",

@@ -17,15 +17,6 @@ def accelerators() -> int:
     return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
 
 
-def free_port() -> int:
-    """Below those that the system gives to connections: the ranks listen seconds later, and one could be taken."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-
-
 def library_environment() -> dict[str, str]:
     """Variables to be set before torch and deepspeed are imported, unless the user has set them.
 
@@ -34,3 +25,12 @@ def library_environment() -> dict[str, str]:
     """
     quiet = {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false"}
     return quiet if accelerators() else quiet | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def free_port() -> int:
+    """Below those that the system gives to connections: the ranks listen seconds later, and one could be taken."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

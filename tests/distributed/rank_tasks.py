@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from verify_faults import plant
 
 from configs.check import check_config
 from configs.layout import Layout
@@ -37,6 +38,8 @@ from trainer.parallel.cpu import prepare_cpu_host
 from trainer.parallel.grid import current_grid, stop_grid
 from trainer.stages import balance, layer_costs
 from trainer.step import train_step
+from trainer.verify.job import Answer, Job, Who
+from trainer.verify.rank import run_rank
 
 Sample = dict[str, Any]
 """{"tokens": [int], "trained": [bool], "source": index}."""
@@ -268,3 +271,12 @@ def _export(run: Run, folder: Path) -> None:
         store.step_folder(run.checkpoints, run.done).rename(folder)
         shutil.rmtree(run.checkpoints)  # the next run of this config begins afresh
     dist.barrier()
+
+
+def verify_passes(job: str, who: Who, fault: str | None) -> list[tuple[str, Answer]]:
+    """What a rank of `agenttune verify` tells, in order; with a fault of `verify_faults.py` in its code."""
+    if fault:
+        plant(fault)
+    told: list[tuple[str, Answer]] = []
+    run_rank(Job.from_json(job), who, lambda what, answer: told.append((what, answer)))
+    return told

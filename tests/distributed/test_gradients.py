@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from peer import PeerRun, Row, peer_run, unpack
 from rank_pool import RankPool
 from safetensors.torch import load_file
 from tiny import layout, read_weights, write_config, write_model
 
 from configs.load import load_config
 from trainer.data.open import open_stream
+from trainer.verify.peer import PeerRun, Row, peer_run, unpack
 
 BETA1 = 0.9
 UNCLIPPED = ["optimizer.clip=0", "train.steps=1"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from peer import Row, Sample, load, sample_losses
 from rank_pool import RankPool
 from tiny import layout, write_config
+
+from trainer.verify.peer import Row, Sample, load, sample_losses
 
 LENGTH = 64
 SIZES = (20, 17, 22)  # 5 tokens of padding

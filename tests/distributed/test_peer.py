@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from peer import PeerRun, Row, peer_run, unpack
 from rank_pool import RankPool
 from tiny import layout, read_weights, write_config
 
 from configs.load import load_config
 from trainer.data.open import open_stream
+from trainer.verify.peer import PeerRun, Row, peer_run, unpack
 
 STEPS = 5
 LAYOUTS = {

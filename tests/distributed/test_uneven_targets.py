@@ -6,9 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from peer import PeerRun, Row, peer_run
 from rank_pool import RankPool
 from tiny import layout, write_config
+
+from trainer.verify.peer import PeerRun, Row, peer_run
 
 LENGTH = 48
 

@@ -15,6 +15,7 @@ PACKAGES = ("configs", "tokenization", "trainer", "launch")
 # From the top down. An entry is a module, or a package with all that is in it.
 FLOORS: list[tuple[str, ...]] = [
     ("launch",),
+    ("trainer.verify",),
     ("trainer.build",),
     ("trainer.loop",),
     ("trainer.forecast",),

@@ -104,6 +104,21 @@ class Engine:
         if answer is None:  # in float32 DeepSpeed leaves such a step out by itself
             may_update(inf)
 
+    def tell_gradients(self, look: Callable[[dict[str, torch.Tensor]], None]) -> None:
+        """From now on `look` is given each step's gradients, summed over micro-batches and data ranks, before they are
+        clipped and before `may_update` is asked: this rank's whole float32 slices, copies, by parameter name.
+
+        Of a model in float32. A collective of the data group in each step, so all its ranks ask for it.
+        """
+        step = self._optimizer.step
+
+        def told(*arguments: Any) -> None:
+            # DeepSpeed's name for a slice that ZeRO's partitions are put together to.
+            look({name: cast(Any, held).get_full_hp_grad() for name, held in self.parameters().items()})
+            step(*arguments)
+
+        self._optimizer.step = told
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """This rank's parameters by their name in the pipeline (`3.attention.qkv.weight`)."""
         return dict(self.module.named_parameters())
