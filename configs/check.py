@@ -75,6 +75,7 @@ BOUNDS = (
     *(Bound(key, 0, low_open=True) for key in ("train.epochs", "optimizer.lr", "optimizer.eps")),
     *(Bound(key, 1, low_open=True) for key in ("guard.loss", "guard.gradient")),
     Bound("run.hang_seconds", 0, 1e7, low_open=True),
+    Bound("wandb.finish_seconds", 0, 1e7),
     *(Bound(key, 0) for key in ("run.seed", "optimizer.weight_decay", "optimizer.clip")),
     *(Bound(key, 0) for key in ("data.max_bad_rows", "data.workers")),
     *(Bound(key, 0, 1) for key in ("data.eta", "optimizer.warmup_ratio", "optimizer.min_lr_ratio")),

@@ -167,6 +167,8 @@ class WandbConfig:
     """`online` becomes `offline` where no API key is found."""
     project: str = "agenttune"
     name: str | None = None
+    finish_seconds: float = 60.0
+    """How long the end of a run waits for wandb to have taken all of it."""
 
 
 @dataclass(frozen=True)

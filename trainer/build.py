@@ -32,7 +32,6 @@ from trainer.forecast import forecast, write_forecast
 from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.loss import TargetLoss
-from trainer.metrics import Tracker, check_log, forget_wandb_id, last_wandb_id
 from trainer.model.layers import Parts
 from trainer.model.names import Table, stage_table
 from trainer.model.stack import head_weight, llama_layers
@@ -45,6 +44,8 @@ from trainer.random_states import restore_random_states
 from trainer.stages import balance, layer_costs
 from trainer.start_up import phase_done
 from trainer.step import StepParts
+from trainer.step_log import check_log
+from trainer.tracker import Tracker, forget_wandb_id, last_wandb_id
 from trainer.watchdog import beat
 
 _SIGN_OF_LIFE = 60
@@ -132,8 +133,8 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     plan = forecast(config, shape, grid)
-    if grid.is_main:
-        write_forecast(plan, Path(config.run.output_dir))
+    if tracker:
+        tracker.attach({"plan": write_forecast(plan, Path(config.run.output_dir))})
     done, began = 0, None
     if folder and progress:
         done, began = progress.step, progress.began if own_name(config, folder) else str(folder.absolute())

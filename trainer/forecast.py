@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,10 +43,11 @@ def forecast(config: Config, shape: ModelShape, grid: Grid) -> Forecast:
     return Forecast(Choice.of(config, shape, cluster, grid.layout), gpu is not None)
 
 
-def write_forecast(forecast: Forecast, folder: Path) -> None:
-    """`plan.json` in a run's folder. Raises OSError."""
-    text = json.dumps(choice_json(forecast.choice, timed=forecast.timed), indent=2)
-    (folder / PLAN).write_text(text + "\n", encoding="utf-8")
+def write_forecast(forecast: Forecast, folder: Path) -> dict[str, Any]:
+    """`plan.json` in a run's folder, and what stands in it. Raises OSError."""
+    told = choice_json(forecast.choice, timed=forecast.timed)
+    (folder / PLAN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return told
 
 
 def compared(forecast: Forecast | None, report: StepReport, grid: Grid) -> str:

@@ -18,14 +18,13 @@ from trainer.checkpoint.saver import Saver
 from trainer.checkpoint.store import CheckpointError
 from trainer.data.bad_rows import Quarantine
 from trainer.data.prefetch import Prefetch
-from trainer.data.report import table
+from trainer.data.report import table, values
 from trainer.data.state import State
 from trainer.data.stream import RowStream
 from trainer.forecast import COMPARED, Forecast, compared
 from trainer.guard import Guard
-from trainer.metrics import Tracker
-from trainer.start_up import phase_done, start_told
 from trainer.step import StepParts, Wishes, train_step
+from trainer.tracker import Tracker
 from trainer.watchdog import beat, begins, meets_alike
 
 
@@ -85,9 +84,6 @@ def train(run: Run) -> int:
                 saver.settle()
             if run.tracker:
                 run.tracker.record(taken.report, taken.fault)
-                if step == run.done + 1:
-                    phase_done("first step")
-                    run.tracker.say(start_told())
             told = compared(run.forecast, taken.report, run.parts.grid) if step == run.done + COMPARED else ""
             if told and run.tracker:
                 run.tracker.say(told)
@@ -111,6 +107,7 @@ def train(run: Run) -> int:
                 return REQUEUE
             if ends and run.tracker:
                 run.tracker.say(table(run.stream.report(data)))
+                run.tracker.attach(values(run.stream.report(data)))
     return 0
 
 

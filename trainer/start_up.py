@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 
 import psutil
 
@@ -30,11 +29,6 @@ def phase_done(name: str) -> None:
     now = time.time()
     _phases[name] = _phases.get(name, 0.0) + now - _last
     _last = now
-
-
-def phases() -> Mapping[str, float]:
-    """Seconds by phase, in order."""
-    return dict(_phases)
 
 
 def start_told() -> str:

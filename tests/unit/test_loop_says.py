@@ -61,7 +61,7 @@ def test_few_lines_and_the_total_where_the_run_ends(
         done=0,
         forecast=None,
         guard=Guard(),
-        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=Quarantine(tmp_path, 0),
     )
     assert loop.train(run) == code
@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
         done=0,
         forecast=None,
         guard=Guard(),
-        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=SimpleNamespace(add=full if data_ends else lambda *_, ends: ""),
     )
     with pytest.raises(DataError if data_ends else GuardError):
@@ -137,7 +137,7 @@ def test_the_plan_is_compared_after_the_third_step_alone(
         done=2,  # taken up: libraries set themselves up again
         forecast=object(),
         guard=Guard(),
-        tracker=SimpleNamespace(record=lambda *_: None, say=said.append),
+        tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=None,
     )
     assert loop.train(run) == REQUEUE

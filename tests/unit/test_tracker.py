@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-import wandb
 
 from configs.schema import WandbConfig
-from trainer.metrics import StepReport, Tracker, forget_wandb_id, last_wandb_id
+from trainer.metrics import StepReport
+from trainer.tracker import Tracker, forget_wandb_id, last_wandb_id
 
 
 def report(step: int) -> StepReport:
@@ -60,28 +59,58 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
         full.close()
 
 
-def test_the_wandb_run_is_not_lost_where_wandb_fails_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails(**_: Any) -> None:
-        raise OSError("no route to host")
+class Link:
+    """Takes all and sends nothing."""
 
-    monkeypatch.setattr(wandb, "init", fails)
-    without = tracker(tmp_path, wandb_id="abc", mode="offline")
-    without.close()
-    assert without.wandb_id == "abc"  # which the next checkpoint holds
-    assert "training goes on without it" in capsys.readouterr().err
+    made: ClassVar[list[Link]] = []
+
+    def __init__(self, folder: Path, config: WandbConfig, settings: Any, id: str | None) -> None:
+        self.id = id or f"new{len(self.made)}"
+        self.logged: list[tuple[int, dict[str, Any]]] = []
+        self.made.append(self)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.logged.append((step, values))
+
+    def close(self, patience_s: float, beat: Any) -> bool:
+        return patience_s > 0
 
 
-def test_the_newest_wandb_run_of_a_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
+    monkeypatch.setattr("trainer.tracker.WandbLink", Link)
+    Link.made.clear()
+    return Link.made
+
+
+def test_the_newest_wandb_run_of_a_folder_is_known(tmp_path: Path, links: list[Link]) -> None:
     """A run that went back and was killed before it saved goes on with the wandb run that it began then."""
     assert last_wandb_id(tmp_path) is None
-    (tmp_path / "wandb").mkdir()
-    for number in ("first", "second"):
-        begun = SimpleNamespace(id=number, finish=lambda: None)
-        monkeypatch.setattr(wandb, "init", lambda begun=begun, **_: begun)
-        tracker(tmp_path, mode="offline").close()
-        assert last_wandb_id(tmp_path) == number
+    for number in ("new0", "new1"):
+        begun = tracker(tmp_path, mode="offline")
+        assert (begun.wandb_id, last_wandb_id(tmp_path)) == (number, number)
+        begun.close()
+    assert tracker(tmp_path, mode="offline", wandb_id="abc").wandb_id == "abc"
+    assert last_wandb_id(tmp_path) == "abc"
+    assert (
+        tracker(tmp_path, mode="disabled", wandb_id="abc").wandb_id == "abc"
+    )  # a later start goes on with it
     forget_wandb_id(tmp_path)
     forget_wandb_id(tmp_path)  # where there is none
     assert last_wandb_id(tmp_path) is None
+
+
+def test_what_wandb_is_told_of_a_step(tmp_path: Path, links: list[Link]) -> None:
+    told = tracker(tmp_path, mode="offline")
+    told.record(report(1))
+    ((step, values),) = links[0].logged
+    assert (step, values["loss"], values["loss/agent"], values["grad_norm"]) == (1, 1.0, 1.0, 1.0)
+    assert not {"step", "loss_by_source", "data_hash"} & values.keys()
+
+
+def test_a_run_ends_though_wandb_does_not(
+    tmp_path: Path, links: list[Link], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = WandbConfig(mode="online", finish_seconds=0)
+    Tracker(tmp_path, settings, {}, done=0, steps=9, wandb_id=None).close()
+    assert "wandb did not take all in 0 s" in capsys.readouterr().err

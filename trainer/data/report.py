@@ -45,6 +45,22 @@ _HEADINGS = (
 )
 
 
+def values(reports: Sequence[SourceReport]) -> dict[str, float]:
+    """The same as numbers, by `data/SOURCE/WHAT`."""
+    numbers = {
+        "drawn": lambda r: r.drawn,
+        "epochs": lambda r: r.epochs,
+        "targets": lambda r: r.packed.targets,
+        "tokens": lambda r: r.packed.tokens,
+        "fill": lambda r: r.fill,
+        "cut": lambda r: r.counts.truncated,
+        "too long": lambda r: r.counts.dropped_long,
+        "bad": lambda r: sum(r.bad.values()),
+        "targets lost": lambda r: r.counts.targets_lost,
+    }
+    return {f"data/{r.name}/{what}": number(r) for r in reports for what, number in numbers.items()}
+
+
 def table(reports: Sequence[SourceReport]) -> str:
     """A line a source, for a log or a terminal: draws, with those that still await a row, and what is in rows."""
     draws = sum(report.drawn for report in reports) or 1
