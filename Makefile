@@ -11,7 +11,7 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test check faults layouts bench-data bench-start bench-memory bench-checkpoint format clean distclean
+.PHONY: help setup train test cluster check faults layouts bench-data bench-start bench-memory bench-checkpoint format clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,10 +24,13 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	$(BIN)/agenttune train configs/demo.yaml
 	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
-test: $(STAMP) ## set up and run all tests (17 to 22 minutes on 2 cores)
+test: $(STAMP) cluster ## set up and run all tests (17 to 22 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" tests/distributed tests/faults
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/distributed tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/distributed tests/faults tests/slurm
+
+cluster: ## install Slurm, munge, sshd and pdsh for tests/slurm where that can be done (Debian, as root)
+	@tests/slurm/install.sh
 
 check: $(STAMP) ## lint, format, types, direction of imports
 	$(BIN)/ruff check .

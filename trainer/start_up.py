@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from pathlib import Path
 
 import psutil
 
@@ -29,6 +31,11 @@ def phase_done(name: str) -> None:
     now = time.time()
     _phases[name] = _phases.get(name, 0.0) + now - _last
     _last = now
+
+
+def write_phases(folder: Path) -> None:
+    """`start.json` in a run's folder: seconds by phase of its newest start, in order. Raises OSError."""
+    (folder / "start.json").write_text(json.dumps(_phases, indent=2) + "\n", encoding="utf-8")
 
 
 def start_told() -> str:

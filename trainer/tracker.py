@@ -13,7 +13,7 @@ from configs.schema import WandbConfig
 from trainer.bar import progress_bar
 from trainer.guard import show_rows
 from trainer.metrics import StepReport
-from trainer.start_up import phase_done, start_told
+from trainer.start_up import phase_done, start_told, write_phases
 from trainer.step_log import METRICS, keep_lines, line_of
 from trainer.wandb_link import WandbLink
 from trainer.watchdog import beat
@@ -58,6 +58,8 @@ class Tracker:
         if self._begins:
             self._begins = False
             phase_done("first step")
+            with self._named():
+                write_phases(self._file.parent)
             self.say(start_told())
         self._bar.set_postfix_str(
             f"loss {report.loss:.4f}, lr {report.lr:.2e}, {report.tokens_per_second:,.0f} tokens/s",

@@ -72,6 +72,8 @@ class Watchdog:
         """What the other processes of this machine see of it."""
         self._others: list[Member] = []
         """Of this machine, once there is an error that they meet too."""
+        self._peers: list[Member] = []
+        """Of this machine, once all have begun: their boards outlive them."""
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -132,7 +134,7 @@ class Watchdog:
     def failed_before(self) -> list[int] | None:
         """After an error: None where no other rank of this machine has ended or met one before, of which this may be
         what follows. Else those that have ended, unless one that met its error before this rank tells of them."""
-        others = self._machine()[1:]
+        others = self._peers or self._machine()[1:]
         if any(0 < member.board.page.failed < self.board.page.failed for member in others if member.board):
             return []
         here = {self.rank, *(member.rank for member in others if member.runs)}
@@ -149,6 +151,8 @@ class Watchdog:
 
     def begins(self, step: int) -> None:
         self.board.page.begun = step
+        if not self._peers:
+            self._peers = self._machine()[1:]
 
     def beat(self, step: int | None = None) -> None:
         page = self.board.page

@@ -95,6 +95,20 @@ def test_a_held_gil(folder: Folder) -> None:
     assert lines[-1] == f"agenttune: the training was ended: {found}"
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_an_error_is_told_once(folder: Folder, launcher: str) -> None:
+    """And not what the others met when their peer was gone, which is in their logs."""
+    run = f"once-{launcher}"
+    process, since = planted(folder, 1, "raise OSError('planted')", *LAUNCHERS[launcher], *command(run))
+    limit = 0 if launcher == "agenttune" else OTHERS_S
+    lines = ended(folder, process, since, limit, (*END_CODES[launcher], 247))
+    log = f"{run}/logs/rank-0000{{}}.log"
+    said = [line for line in lines if line.startswith("agenttune: rank")]
+    assert said == [f"agenttune: rank 1: OSError: planted (see {log.format(1)})"]
+    assert "peer" not in "".join(lines)
+    assert "Traceback" in (folder.path / log.format(1)).read_text()
+
+
 def test_a_rank_that_leaves_before_its_work_is_done(folder: Folder) -> None:
     code = "import os; os._exit(0)"
     process, since = planted(folder, 1, code, *LAUNCHERS["agenttune"], *command("leaves"))
@@ -119,5 +133,7 @@ def test_a_failure_beside_a_stopped_rank(folder: Folder) -> None:
     process, since = planted(folder, 1, code, *LAUNCHERS["agenttune"], *command("raises"))
     stop(folder, 0)
     lines = ended(folder, process, since + 1, 0)
-    assert "agenttune: RuntimeError: rank 1: ZeroDivisionError: division by zero" in lines
+    log = "raises/logs/rank-00001.log"
+    assert f"agenttune: rank 1: ZeroDivisionError: division by zero (see {log})" in lines
+    assert "Traceback" in (folder.path / log).read_text()
     assert lines[-1] == "agenttune: the training was ended: rank 1 failed, was killed or left first"
