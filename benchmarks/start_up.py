@@ -1,8 +1,8 @@
 """How soon `agenttune train configs/demo.yaml` takes its first step on four CPU ranks, and what the time is spent on.
 
-`python benchmarks/start_up.py [--starts 5]` starts the demo, two tensor ranks x two stages, so many times, each a command
-of its own with nothing kept but its model, until the line that tells of the first step. `--record` writes the seconds
-and the median share of each phase to benchmarks/results/start_up.json.
+`python benchmarks/start_up.py [--starts 5]` starts the demo, two tensor ranks x two stages, so many times, each a
+command of its own with nothing kept but its model, until the line that tells of the first step. `--record` writes the
+seconds and the median of each phase to benchmarks/results/start_up.json.
 """
 
 from __future__ import annotations
