@@ -24,7 +24,11 @@ setup(
         "trainer.verify",
         "launch",
     ],
-    package_data={"configs": ["*.yaml", "demo/**/*"], "tokenization.templates": ["*.jinja"]},
+    package_data={
+        "configs": ["*.yaml", "demo/**/*"],
+        "tokenization.templates": ["*.jinja"],
+        "launch": ["*.jinja"],
+    },
     install_requires=[
         "torch>=2.11",
         "deepspeed>=0.19.8,<0.20",
@@ -44,6 +48,8 @@ setup(
         "tqdm>=4.66",
         "jsonschema>=4.23",
         "xxhash>=3",
+        "matplotlib>=3.9",  # curves of `agenttune report`
+        "jinja2>=3.1",
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9", "basedpyright>=1.29"],

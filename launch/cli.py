@@ -56,6 +56,11 @@ COMMANDS = {
         "compare the layout with one process and transformers, on your rows, on a CPU",
         "agenttune verify configs/demo.yaml parallel.data=2 parallel.sequence=true",
     ),
+    "report": Command(
+        "launch.report",
+        "one HTML page of a run: curves and tables",
+        "agenttune report runs/demo",
+    ),
     "verify-checkpoint": Command(
         "launch.verify_checkpoint",
         "every file's checksum, and that weights and training state agree",

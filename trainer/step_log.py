@@ -27,6 +27,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Whole lines of a log; none where there is no such file. A line that is being written is left out."""
+    return [values for values, _ in _lines(file)] if file.is_file() else []
+
+
 def keep_lines(file: Path, done: int) -> int:
     """Cut off what comes after a step; returns the last that is left, 0 where none is. Nothing is written anew, so that
     no kill leaves less than was there."""

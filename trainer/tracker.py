@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ class Tracker:
                 _id_file(folder).write_text(self._wandb.id, encoding="utf-8")
         self._bar = progress_bar(done, steps)
         self._begins = True
+        self._summary: dict[str, Any] = {}
 
     def record(self, report: StepReport, fault: str = "") -> None:
         """Log a step; `fault` is why it was left out."""
@@ -80,7 +82,11 @@ class Tracker:
             self._wandb.log(values, report.step)
 
     def attach(self, values: Mapping[str, Any]) -> None:
-        """Facts of the whole run, for wandb's summary of it."""
+        """Facts of the whole run: into summary.json, and wandb's summary of it."""
+        self._summary |= values
+        with suppress(OSError):
+            text = json.dumps(self._summary, indent=2)
+            (self._file.parent / "summary.json").write_text(text + "\n", encoding="utf-8")
         if self._wandb:
             self._wandb.summary(values)
 
