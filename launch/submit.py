@@ -10,15 +10,20 @@ from pathlib import Path
 
 from configs.check import check_numbers
 from configs.errors import ConfigError
+from configs.gpus import GPUS, Gpu
 from configs.layout import Layout, resolve_layout
 from configs.load import load_config
 from configs.schema import Config
+from configs.shapes import ModelShape
 from configs.weights import check_weights
 from launch.arguments import Parser
 from launch.hosts import Host, Hosts
 from launch.job_script import BATCH, SAVE_S, JobOptions, job_script
+from launch.plan_question import DEFAULT_GPU
 from launch.preflight import check_output, check_settings
 from trainer.checkpoint.choice import resume_folder
+from trainer.plan.layouts import Choice
+from trainer.plan.setup import NETWORK_GBIT, Cluster
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,13 +47,19 @@ def main(argv: Sequence[str]) -> int:
     words = [values.config, *values.overrides]
     script = job_script(options, sys.executable, str(_ROOT / BATCH), words)
     said = f"{layout} = {layout.world_size} ranks on {options.nodes} node(s)"
+    fault = _fault(config, layout)
+    if options.gpus_per_node and not fault:
+        choice = _planned(config, layout, options, GPUS[values.gpu or DEFAULT_GPU])
+        said += f", at most {choice.peak.total / 1e9:.1f} GB on one by plan"
+        if values.gpu and not choice.fits:
+            fault = f"{said}, but --gpu {values.gpu} has {GPUS[values.gpu].memory / 1e9:g}; agenttune plan shows what fits"
     if values.dry_run:
         print(script, end="")
         print(said, file=sys.stderr)
-        if fault := _fault(config, layout):
+        if fault:
             print(f"not submitted, and would not be as things are: {fault}", file=sys.stderr)
         return 0
-    if fault := _fault(config, layout):
+    if fault:
         raise ConfigError(fault)
     print(f"{said}: {_submit(script)}")
     return 0
@@ -68,6 +79,7 @@ def _parser() -> Parser:
     add("--dry-run", action="store_true", help="print the script instead of submitting it")
     add("--nodes", type=int, metavar="N", help="default: as few as hold parallel.tensor x pipeline x data")
     add("--gpus-per-node", type=int, default=8, metavar="N", help="default 8; 0 for a job on CPUs")
+    add("--gpu", choices=list(GPUS), help="refuse what by plan does not fit into one of these")
     add("--partition", metavar="NAME", help="default: the cluster's")
     add("--account", metavar="NAME", help="default: yours")
     add(
@@ -113,6 +125,11 @@ def _layout(config: Config, options: JobOptions) -> Layout:
             f"{options.nodes} nodes; set parallel.data=auto, or --nodes and --gpus-per-node to what is needed"
         )
     return layout
+
+
+def _planned(config: Config, layout: Layout, options: JobOptions, gpu: Gpu) -> Choice:
+    cluster = Cluster(gpu, layout.world_size, options.gpus_per_node, NETWORK_GBIT * 1e9 / 8)
+    return Choice.of(config, ModelShape.from_folder(config.model.path), cluster, layout)
 
 
 def _fault(config: Config, layout: Layout) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from configs.load import load_config
+from configs.shapes import SHAPES
 from launch import submit
 from launch.batch import resumes
 from launch.cli import main
@@ -126,3 +128,20 @@ def test_a_job_that_was_queued_again_goes_on_once_it_has_saved(run: Path) -> Non
 def test_a_job_without_a_checkpoint_begins_as_it_was_told(run: Path) -> None:
     assert resumes([str(run)], FIRST) == []
     assert resumes([str(run)], AGAIN) == []
+
+
+def test_what_does_not_fit_is_not_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By plan, and only where the type of GPU is named."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(SHAPES["llama2-70b"].hf_config()))
+    monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
+    monkeypatch.setattr(submit, "_submit", lambda script: "Submitted batch job 1")
+    command = ["submit", str(CONFIGS["70b"]), f"model.path={model}", "parallel.pipeline=2"]
+    assert main([*command, "--gpu", "a100-40"]) == 2
+    assert "but --gpu a100-40 has 40; agenttune plan shows what fits" in capsys.readouterr().err
+    assert main([*command, "--gpu", "h200"]) == 0
+    assert main(command) == 0
+    assert "GB on one by plan: Submitted batch job 1" in capsys.readouterr().out
