@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
         choice = _planned(config, layout, options, GPUS[values.gpu or DEFAULT_GPU])
         said += f", at most {choice.peak.total / 1e9:.1f} GB on one by plan"
         if values.gpu and not choice.fits:
-            fault = f"{said}, but --gpu {values.gpu} has {GPUS[values.gpu].memory / 1e9:g}; agenttune plan shows what fits"
+            has = f"{GPUS[values.gpu].memory / 1e9:g}"
+            fault = f"{said}, but --gpu {values.gpu} has {has}; agenttune plan shows what fits"
     if values.dry_run:
         print(script, end="")
         print(said, file=sys.stderr)

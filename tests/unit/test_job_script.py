@@ -92,7 +92,7 @@ def test_without_slurm_it_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
-    assert main(["submit", str(CONFIGS["7b"])]) == 2
+    assert main(["submit", str(CONFIGS["7b"]), "--gpus-per-node", "0"]) == 2
     assert "sbatch: no such command" in capsys.readouterr().err
 
 
