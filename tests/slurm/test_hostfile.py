@@ -101,15 +101,8 @@ def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str
     assert os.path.exists(folder.path / victim / "logs" / "rank-00003.log")
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("127.0.0.9 slots=2", "was lost: ssh ended with 255"),
-        ("127.0.0.2 slots=1", "127.0.0.2 has 1 slots"),
-    ],
-)
-def test_hosts_that_cannot_do_it(folder: Folder, reached: dict[str, str], line: str, said: str) -> None:
-    (folder.path / "other").write_text(f"{ADDRESSES[0]} slots=2\n{line}\n")
+def test_a_host_that_is_not_reached(folder: Folder, reached: dict[str, str]) -> None:
+    (folder.path / "other").write_text(f"{ADDRESSES[0]} slots=2\n127.0.0.9 slots=2\n")
     process = start(folder, reached, "unreached", "launch.hostfile=other")
-    assert process.wait(LIMIT_S) in (1, 2), folder.output()
-    assert said in folder.output()
+    assert process.wait(LIMIT_S) == 1, folder.output()
+    assert "host 127.0.0.9 was lost: ssh ended with 255" in folder.output()
