@@ -28,6 +28,7 @@ from jobs import (
     kill_all,
     moved_away,
     prepared,
+    unmeasured,
 )
 
 from configs.load import load_config
@@ -37,7 +38,6 @@ KEYS = [
     *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
     *("step_seconds", "tokens_per_second", "data_wait_seconds", "data_hash", "skipped", "mfu"),
 ]
-MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -292,11 +292,6 @@ def test_bad_row_deep_in_the_data_is_named_once(folder: Folder, window: int, ste
     assert 0 < len(folder.metrics(run)) == int(latest[-8:])
     how = "data.on_error=skip leaves such rows out and goes on from"
     assert output.splitlines()[-1] == f"agenttune: {how} {latest}"
-
-
-def unmeasured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the times, which no two runs share."""
-    return [{key: value for key, value in report.items() if key not in MEASURED} for report in reports]
 
 
 def test_going_back_leaves_what_was_and_says_so(folder: Folder, whole: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import psutil
 import pytest
 from ssh_hosts import ADDRESSES, missing, ssh_hosts
 
-from tests.distributed.jobs import AGENTTUNE, ENTRY, LIMIT_S, Folder, kill_all, prepared
+from tests.distributed.jobs import AGENTTUNE, ENTRY, LIMIT_S, Folder, kill_all, prepared, unmeasured
 
 pytestmark = pytest.mark.alone
 
@@ -44,44 +43,41 @@ def start(folder: Folder, reached: dict[str, str], run: str, *overrides: str) ->
     return folder.start(*command, f"run.output_dir={run}", *overrides, **reached)
 
 
-def test_both_launchers_train_on_two_hosts(folder: Folder, reached: dict[str, str]) -> None:
-    steps = ["train.steps=3", "optimizer.schedule=constant"]
+def test_two_hosts_train_as_one_under_both_launchers(folder: Folder, reached: dict[str, str]) -> None:
+    """Ours is stopped on the way, and goes on."""
+    steps = ["train.steps=8"]
     process = start(folder, reached, "ours", *steps)
-    assert process.wait(LIMIT_S) == 0, folder.output()
-    assert f"4 ranks on 2 hosts ({', '.join(ADDRESSES)})" in folder.output()
-    front_end = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfile"]
-    front_end += ["--master_addr", ADDRESSES[0], str(ENTRY), "config.yaml", *LAYOUT, *steps]
-    process = folder.start(
-        *front_end, "run.output_dir=theirs", **reached, DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"
-    )
-    assert process.wait(LIMIT_S) == 0, folder.output()
-    ours, theirs = folder.metrics("ours"), folder.metrics("theirs")
-    assert [report["loss"] for report in ours] == [report["loss"] for report in theirs]
-    assert [report["data_hash"] for report in ours] == [report["data_hash"] for report in theirs]
-    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *LAYOUT, *steps, "run.output_dir=here")
-    assert code == 0, output
-    assert math.isclose(folder.metrics("here")[-1]["loss"], ours[-1]["loss"], rel_tol=1e-6)
-
-
-def test_a_stop_saves_and_the_command_goes_on(folder: Folder, reached: dict[str, str]) -> None:
-    process = start(folder, reached, "stopped", "train.steps=100000")
-    folder.wait_for_steps("stopped", 2, process)
+    assert f"4 ranks on 2 hosts ({', '.join(ADDRESSES)})" in started(folder, process)
+    folder.wait_for_steps("ours", 2, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(LIMIT_S) == 75, folder.output()
-    done = len(folder.metrics("stopped"))
-    assert (folder.path / "stopped/checkpoints/latest").read_text().strip() == f"step-{done:08d}"
-    process = start(folder, reached, "stopped", f"train.steps={done + 2}")
-    assert process.wait(LIMIT_S) == 0, folder.output()
+    done = len(folder.metrics("ours"))
+    assert (folder.path / "ours/checkpoints/latest").read_text().strip() == f"step-{done:08d}"
+    assert start(folder, reached, "ours", *steps).wait(LIMIT_S) == 0, folder.output()
     assert f"resumed after step {done}" in folder.output()
 
+    front_end = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfile"]
+    front_end += ["--master_addr", ADDRESSES[0], str(ENTRY), "config.yaml", *LAYOUT, *steps]
+    cpu = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    process = folder.start(*front_end, "run.output_dir=theirs", **reached, **cpu)
+    assert process.wait(LIMIT_S) == 0, folder.output()
+    assert unmeasured(folder.metrics("theirs")) == unmeasured(folder.metrics("ours"))
 
-@pytest.mark.parametrize("victim", ["rank", "agent", "command"])
+    code, output = folder.run(*AGENTTUNE, "train", "config.yaml", *LAYOUT, *steps, "run.output_dir=here")
+    assert code == 0, output
+    assert unmeasured(folder.metrics("here")) == unmeasured(folder.metrics("ours"))
+
+
+def started(folder: Folder, process: subprocess.Popen[str]) -> str:
+    folder.wait_for_output("starting", process)
+    return folder.output()
+
+
+@pytest.mark.parametrize("victim", ["agent", "command"])
 def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str], victim: str) -> None:
     process = start(folder, reached, victim, "train.steps=100000")
     folder.wait_for_steps(victim, 2, process)
-    if victim == "rank":
-        (found,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == "2")
-    elif victim == "agent":
+    if victim == "agent":
         found = next(p for p in folder.processes() if "launch.host" in p.cmdline())
     else:
         found = psutil.Process(process.pid)
@@ -92,12 +88,7 @@ def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str
     assert not alive, folder.output()
     assert time.monotonic() - killed < GONE_S, folder.output()
     assert code == (1 if victim != "command" else -signal.SIGKILL)
-    said = {
-        "rank": f"the training was ended: rank 2 failed, was killed or left first (on {ADDRESSES[1]})",
-        "agent": "was lost: ssh ended with",
-        "command": "",
-    }[victim]
-    assert said in folder.output()
+    assert victim == "command" or "was lost: ssh ended with" in folder.output()
     assert os.path.exists(folder.path / victim / "logs" / "rank-00003.log")
 
 

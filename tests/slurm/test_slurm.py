@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psutil
 import pytest
 from cluster import Cluster
 
-from tests.distributed.jobs import AGENTTUNE, LIMIT_S, Folder, kill_all, prepared
+from tests.distributed.jobs import AGENTTUNE, LIMIT_S, Folder, kill_all, prepared, unmeasured
 
 pytestmark = pytest.mark.alone
 
 STEPS = 40
 LAYOUT = ["parallel.tensor=2", "parallel.pipeline=2", f"train.steps={STEPS}", "checkpoint.every=1000"]
-MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds")
 GONE_S = 5.0
 """Within which nothing of a job is left on its two nodes after a rank has failed."""
 
@@ -35,10 +33,6 @@ def whole(slurm: Cluster, folder: Folder) -> Job:
     job = Job(slurm, folder, "whole")
     job.wait_for("COMPLETED", "FAILED")
     return job
-
-
-def unmeasured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in report.items() if key not in MEASURED} for report in reports]
 
 
 class Job:
