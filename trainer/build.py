@@ -27,6 +27,7 @@ from trainer.checkpoint.resume import agree_on_checkpoint, agree_on_weights
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
+from trainer.data.groups import groups_of
 from trainer.data.open import Data, open_builder, open_data
 from trainer.forecast import forecast, write_forecast
 from trainer.guard import Guard
@@ -157,7 +158,9 @@ def build_model(
     """
     dtype = getattr(torch, config.model.dtype)
     layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
-    loss = TargetLoss(shape.vocab, shape.hidden, len(config.data.sources), grid.tensor_group, grid.device)
+    loss = TargetLoss(
+        shape.vocab, shape.hidden, groups_of(len(config.data.sources)), grid.tensor_group, grid.device
+    )
     stages = build_stages(layers, bounds, grid, loss)
     head = head_weight(stages)
     if head is not None:

@@ -17,19 +17,20 @@ class TargetLoss:
     position without a target has no part in the loss. Every tensor rank computes the same value.
 
     `scale` turns a micro-batch's sum into its part of the global mean; set it before each step.
-    `sums` gathers the unscaled sums by source, float64 [sources], until `take_sums` empties it.
+    `sums` gathers the unscaled sums by group, float64 [groups], until `take_sums` empties it. What the groups are is
+    the caller's: each label comes with the index of its own.
     """
 
     def __init__(
         self,
         vocab: int,
         hidden: int,
-        sources: int,
+        groups: int,
         tensor_group: dist.ProcessGroup,
         device: torch.device,
     ) -> None:
         self.scale = 1.0
-        self.sums = torch.zeros(sources, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(groups, dtype=torch.float64, device=device)
         self._vocab = vocab
         self._head: torch.Tensor | None = None
         self._tensor_group = tensor_group
@@ -51,18 +52,18 @@ class TargetLoss:
     def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Scaled sum over the micro-batch's targets, a float32 scalar; 0 where it has none.
 
-        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, sources [b, s]).
+        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, groups [b, s]).
         """
         head = self._head
         assert head is not None, "bind_head comes first"
-        wanted, sources = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
+        wanted, groups = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
         places = (wanted != IGNORED).nonzero().flatten()  # [k]
         if len(places) == 0:
             # Every parameter still gets its gradient: data ranks reduce the same list of them.
             return (hidden.sum() + head.sum()).float() * 0.0
         picked = hidden.reshape(-1, 1, hidden.shape[-1]).index_select(0, places)  # [k, 1, h]
         losses = self.token_losses(picked, wanted[places][:, None]).flatten()  # [k]
-        self.sums.index_add_(0, sources[places], losses.detach().double())
+        self.sums.index_add_(0, groups[places], losses.detach().double())
         return losses.sum() * self.scale
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -79,7 +80,7 @@ class TargetLoss:
         return vocab_parallel_cross_entropy(logits, targets)
 
     def take_sums(self) -> torch.Tensor:
-        """Sums by source since the last call, float64 [sources] on the loss's device."""
+        """Sums by group since the last call, float64 [groups] on the loss's device."""
         taken = self.sums.clone()
         self.sums.zero_()
         return taken

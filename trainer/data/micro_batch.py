@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError
+from trainer.data.groups import added, count_targets, group_of, source_of
 from trainer.data.rows import IGNORED, PackedRow
 
 
@@ -22,13 +23,13 @@ class MicroBatch:
     labels:    the token to predict at each place: the *next* one where it is a target, else IGNORED; the last
                column is IGNORED
     positions: restart at 0 with each sample and where the padding begins
-    sources:   index of the source of the label at each place; 0 where padded and in the last column
+    groups:    `group_of` the label at each place, by its source and kind; 0 where padded and in the last column
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
-    sources: torch.Tensor
+    groups: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class GlobalBatch:
     @cached_property
     def targets_by_source(self) -> dict[int, int]:
         """Targets per source index, ascending; sources without any in this batch are absent."""
-        sources = np.concatenate([row.sources[row.labels != IGNORED] for row in self.rows])
-        index, count = np.unique(sources, return_counts=True)
-        return dict(zip(index.tolist(), count.tolist(), strict=True))
+        return added(self.targets_by_group, source_of)
+
+    @cached_property
+    def targets_by_group(self) -> dict[int, int]:
+        """Targets per group of source and kind; groups without any in this batch are absent."""
+        return count_targets(self.rows)
 
     @cached_property
     def tokens(self) -> int:
@@ -96,12 +100,12 @@ def to_micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
                 "leave it out of the mask"
             )
     labels = np.stack([row.labels for row in rows])
-    sources = np.stack([row.sources for row in rows])
+    groups = np.stack([group_of(row.sources, row.kinds) for row in rows])
     return MicroBatch(
         tokens=_tensor(np.stack([row.tokens for row in rows])),
         labels=_tensor(_next(labels, IGNORED)),
         positions=_tensor(np.stack([row.positions for row in rows])),
-        sources=_tensor(_next(sources, 0)),
+        groups=_tensor(_next(groups, 0)),
     )
 
 
