@@ -119,7 +119,7 @@ class Tracker:
     ) -> None:
         """`done` steps are behind a resumed run: later lines of an earlier attempt are dropped."""
         self._file = folder / "metrics.jsonl"
-        self.logged = _keep_lines(self._file, done)
+        self.logged = keep_lines(self._file, done)
         """The last step that the log had before."""
         self._stream = self._file.open("a", encoding="utf-8")
         self._wandb = _start_wandb(folder, config, settings, wandb_id)
@@ -139,7 +139,7 @@ class Tracker:
 
     def record(self, report: StepReport, fault: str = "") -> None:
         """Log a step; `fault` is why it was left out."""
-        line = json.dumps(_finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(finite(asdict(report)), ensure_ascii=False, allow_nan=False) + "\n"
         with self._named():
             self._stream.write(line)
             self._stream.flush()
@@ -162,8 +162,12 @@ class Tracker:
             }
             values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
             values |= {f"loss_by_kind/{name}": loss for name, loss in report.loss_by_kind.items()}
+            self.tell_wandb(values, report.step)
+
+    def tell_wandb(self, values: Mapping[str, Any], step: int) -> None:
+        if self._wandb is not None:
             try:
-                self._wandb.log(values, step=report.step)
+                self._wandb.log(values, step=step)
             except Exception as error:
                 self._give_up_wandb(error)
 
@@ -194,14 +198,14 @@ class Tracker:
         self._wandb = None
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows no NaN and no infinity: null stands for them."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_lines(file: Path, done: int) -> int:
+def keep_lines(file: Path, done: int) -> int:
     """Cut off what comes after a step; returns the last that is left, 0 where none is. Nothing is written anew, so that
     no kill leaves less than was there."""
     if not file.is_file():

@@ -25,6 +25,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
+        *("trainer.evaluations",),
         *("trainer.random_states", "trainer.output_lock", "trainer.start_up", "trainer.stages"),
         *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
@@ -35,6 +36,7 @@ BESIDE = {
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
     ("trainer.metrics", "trainer.guard"),
+    ("trainer.evaluations", "trainer.metrics"),
     ("trainer.guard", "configs"),
     ("trainer.stages", "configs"),
     ("trainer.watchdog", "trainer.hang"),

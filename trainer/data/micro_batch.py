@@ -64,7 +64,11 @@ class GlobalBatch:
         return self.tokens / sum(len(row.tokens) for row in self.rows)
 
     def micro_batches(self, data_rank: int, data_size: int, micro_rows: int) -> list[MicroBatch]:
-        """The micro-batches of one data-parallel rank, in order.
+        """The micro-batches of one data-parallel rank, in order: those of `dealt`."""
+        return [to_micro_batch(rows) for rows in self.dealt(data_rank, data_size, micro_rows)]
+
+    def dealt(self, data_rank: int, data_size: int, micro_rows: int) -> list[tuple[PackedRow, ...]]:
+        """The rows of each micro-batch of one data-parallel rank, in order.
 
         The batch is dealt out in order, `micro_rows` rows to each rank in turn, so row k belongs to rank
         `k // micro_rows % data_size`. Raises ConfigError where that does not come out even.
@@ -76,10 +80,7 @@ class GlobalBatch:
                 f"batch.micro_rows {micro_rows}; set batch.rows to a multiple of {turn}"
             )
         first = data_rank * micro_rows
-        return [
-            to_micro_batch(self.rows[start : start + micro_rows])
-            for start in range(first, len(self.rows), turn)
-        ]
+        return [self.rows[start : start + micro_rows] for start in range(first, len(self.rows), turn)]
 
 
 def global_batches(stream: Iterator[PackedRow], rows: int) -> Iterator[GlobalBatch]:
@@ -99,19 +100,21 @@ def to_micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
                 f"row {row.index}: the first token of a sample is a target, but nothing comes before it; "
                 "leave it out of the mask"
             )
-    labels = np.stack([row.labels for row in rows])
-    groups = np.stack([group_of(row.sources, row.kinds) for row in rows])
+    labels = [row.labels for row in rows]
+    groups = [group_of(row.sources, row.kinds) for row in rows]
     return MicroBatch(
         tokens=_tensor(np.stack([row.tokens for row in rows])),
-        labels=_tensor(_next(labels, IGNORED)),
+        labels=shifted(labels, IGNORED),
         positions=_tensor(np.stack([row.positions for row in rows])),
-        groups=_tensor(_next(groups, 0)),
+        groups=shifted(groups, 0),
     )
 
 
-def _next(values: NDArray[np.int32], last: int) -> NDArray[np.int32]:
-    """[b, s] one place to the left, `last` in the last column."""
-    return np.concatenate([values[:, 1:], np.full_like(values[:, :1], last)], axis=1)
+def shifted(values: Sequence[NDArray[np.int32]], last: int) -> torch.Tensor:
+    """What rows [s] say of each token, at the place that predicts it: one to the left, `last` in the last column;
+    int64 [b, s]."""
+    stacked = np.stack(values)
+    return _tensor(np.concatenate([stacked[:, 1:], np.full_like(stacked[:, :1], last)], axis=1))
 
 
 def _tensor(values: NDArray[np.int32]) -> torch.Tensor:
