@@ -120,7 +120,7 @@ class Engine:
         try:
             engine.eval_batch(
                 iter(micro_batches),
-                reduce_output=None,
+                reduce_output=cast(str, None),
                 bcast_loss=False,
                 num_micro_batches=len(micro_batches),
             )
