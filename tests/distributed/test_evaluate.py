@@ -25,7 +25,7 @@ LAYOUTS = {
 }
 NAMES = ("agent", "general")
 SAMPLES = 11
-PER_ROW = 3
+PER_ROW = 4
 
 
 @dataclass
@@ -102,15 +102,15 @@ def test_the_case_has_some_of_everything(case: Case) -> None:
     assert {*expected.calls} == {(True, True), (True, False), (False, True), (False, False)}
     assert 0.3 < sum(expected.right) / len(expected.right) < 0.9
     assert expected.nearest > 1e-4, "layouts may differ on a tie"
-    assert len(case.rows) == 4
-    assert {len(row) for row in case.rows} == {2, 3}
+    assert len(case.rows) == 3, "one more, an empty one, goes to the second of two data ranks"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_as_transformers_finds_it(name: str, case: Case, model: Path, ranks: RankPool, tmp_path: Path) -> None:
+def test_as_transformers_finds_it(
+    name: str, case: Case, model: Path, ranks: RankPool, tmp_path: Path
+) -> None:
     overrides, processes = LAYOUTS[name]
     config = str(write_config(tmp_path / "run.yaml", model))
-    rows = case.rows[:3]  # one more is empty where there are two data ranks
     told = ranks.run("evaluate_rows", processes, config=config, overrides=overrides, rows=case.rows)
     found = told[0]
     for other in told[1:]:
@@ -131,7 +131,6 @@ def test_as_transformers_finds_it(name: str, case: Case, model: Path, ranks: Ran
     assert found["name_exact"] == sum(name for name, _ in calls) / len(calls)
     assert found["arguments_exact"] == sum(values for _, values in calls) / len(calls)
     assert found["call_exact"] == sum(name and values for name, values in calls) / len(calls)
-    assert rows
 
 
 def _mean(losses: dict[tuple[int, int], list[float]], of: Any) -> float:
@@ -146,3 +145,70 @@ def test_equal_logits_and_rows_that_only_pad(ranks: RankPool) -> None:
     expected = [1, 0, 6, 0, 0, 3]
     for processes in (1, 2):
         assert ranks.run("predicted", processes, head=head, hidden=hidden) == [expected] * processes
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_training_does_not_notice(
+    name: str, case: Case, model: Path, ranks: RankPool, tmp_path: Path
+) -> None:
+    """Losses, norms, weights, moments, random numbers and DeepSpeed's counters, bit by bit, on each rank."""
+    overrides, processes = LAYOUTS[name]
+    settings = {"config": str(write_config(tmp_path / "run.yaml", model)), "overrides": overrides, "steps": 2}
+    without = ranks.run("steps_between", processes, **settings, rows=None)
+    beside = ranks.run("steps_between", processes, **settings, rows=case.rows)
+    assert beside == without
+    assert without[0]["counters"]["PipelineEngine.global_steps"] == 2
+
+
+EVALUATED = {"data": {"sequence_length": 512}, "evaluation": {"held_out": 0.02, "rows": 3}}
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+def test_a_run_that_evaluates_trains_as_one_that_does_not(
+    model: Path, ranks: RankPool, tmp_path: Path
+) -> None:
+    """And one that is stopped while it evaluates goes on as if it had not been."""
+    files = {
+        name: write_config(tmp_path / f"{name}.yaml", model, **EVALUATED)
+        for name in ("not", "yes", "stopped")
+    }
+    runs = {name: tmp_path / name for name in files}
+    train = {"overrides": [*layout(1, 2), "evaluation.every=2"]}
+    ranks.run("train_run", 2, config=str(files["not"]), overrides=layout(1, 2))
+    ranks.run("train_run", 2, config=str(files["yes"]), **train)
+    told = ranks.run("stopped_while_evaluating", 2, config=str(files["stopped"]), **train, step=2, rank=1)
+    assert told == [75, 75]
+    assert [path.name for path in sorted((runs["stopped"] / "checkpoints").glob("step-*"))] == [
+        "step-00000002"
+    ]
+    assert ranks.run("train_run", 2, config=str(files["stopped"]), **train) == [0, 0]
+    weights = {name: read_weights(runs[name] / "checkpoints/step-00000005") for name in runs}
+    for name in ("yes", "stopped"):
+        steps = _lines(runs["not"] / "metrics.jsonl")
+        for one, other in zip(_lines(runs[name] / "metrics.jsonl"), steps, strict=True):
+            assert one | {"memory": 0} == other | {"memory": 0}
+        assert all(weights[name][key].equal(weights["not"][key]) for key in weights["not"])
+    assert not (runs["not"] / "evaluations.jsonl").exists()
+    looked = _lines(runs["yes"] / "evaluations.jsonl")
+    assert [line["step"] for line in looked] == [2, 4, 5]
+    assert len({line["loss"] for line in looked}) == 3
+    assert len({line["data_hash"] for line in looked}) == 1
+    assert _lines(runs["stopped"] / "evaluations.jsonl") == looked
+
+
+def test_evaluations_after_the_checkpoint_are_cut(model: Path, ranks: RankPool, tmp_path: Path) -> None:
+    """And the logs of another course are put aside, those of evaluations too."""
+    config, folder = str(write_config(tmp_path / "run.yaml", model, **EVALUATED)), tmp_path / "run"
+    short = ["evaluation.every=1", "train.steps=2", "checkpoint.every=1"]
+    ranks.run("train_run", 1, config=config, overrides=short)
+    first = _lines(folder / "evaluations.jsonl")
+    back = f"checkpoint.resume={folder}/checkpoints/step-00000001"
+    ranks.run("train_run", 1, config=config, overrides=[*short, back])
+    assert _lines(folder / "evaluations.jsonl") == first
+    assert _lines(folder / "evaluations-left.jsonl") == first
+    ranks.run("train_run", 1, config=config, overrides=[*short, "checkpoint.resume=never"])
+    assert _lines(folder / "evaluations.jsonl") == first
