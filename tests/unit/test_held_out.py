@@ -60,7 +60,7 @@ def held_out(source: str, rows: int, share: float) -> list[int]:
 def test_what_is_held_out_is_never_trained_on(sizes: list[int], share: float, seed: int) -> None:
     """Over two passes and more, whatever the seed; all else is."""
     rows: dict[str, list[Row]] = {f"{'ab'[i % 2]}{i}": [(16, True)] * size for i, size in enumerate(sizes)}
-    config = config_of(rows, held_out=share)
+    config = config_of(rows, {"pack_window": 4}, held_out=share)
     config = replace(config, run=replace(config.run, seed=seed))
     stream = data_of(rows).stream(config)
     drawn: set[tuple[str, str]] = set()
