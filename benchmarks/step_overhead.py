@@ -91,7 +91,7 @@ def bare_step(
         stream: object = (micro.tokens, micro.positions)
         for layer in layers:
             stream = layer(stream)
-        loss(stream, (micro.labels, micro.sources)).backward()  # pyright: ignore[reportArgumentType]
+        loss(stream, (micro.labels, micro.groups)).backward()  # pyright: ignore[reportArgumentType]
     nn.utils.clip_grad_norm_([p for layer in layers for p in layer.parameters()], 1.0)
     optimizer.step()
     optimizer.zero_grad()

@@ -12,7 +12,10 @@ from yaml import YAMLError
 
 from configs.schema import Config
 
-_FREE = ("run", "parallel", "checkpoint", "wandb", "train", "model.path", "data.workers", "data.cache_dir")
+_FREE = (
+    *("run", "parallel", "checkpoint", "evaluation", "wandb", "train"),
+    *("model.path", "data.workers", "data.cache_dir"),
+)
 """Sections and keys that change nothing in what is learned, or are told or refused where they do."""
 
 

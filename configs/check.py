@@ -68,7 +68,7 @@ class Bound:
 _COUNTS = (
     *("parallel.tensor", "parallel.pipeline", "parallel.data", "data.sequence_length", "data.pack_window"),
     *("batch.rows", "batch.micro_rows", "train.steps", "checkpoint.every", "checkpoint.keep"),
-    *("guard.window", "guard.patience"),
+    *("guard.window", "guard.patience", "evaluation.every", "evaluation.rows"),
 )
 BOUNDS = (
     *(Bound(key, 1) for key in _COUNTS),
@@ -79,6 +79,7 @@ BOUNDS = (
     *(Bound(key, 0) for key in ("run.seed", "optimizer.weight_decay", "optimizer.clip")),
     *(Bound(key, 0) for key in ("data.max_bad_rows", "data.workers")),
     *(Bound(key, 0, 1) for key in ("data.eta", "optimizer.warmup_ratio", "optimizer.min_lr_ratio")),
+    Bound("evaluation.held_out", 0, 1, high_open=True),
     Bound("optimizer.betas", 0, 1, high_open=True),
 )
 
@@ -106,9 +107,29 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
     """There are some, each with a name of its own and a weight. Raises ConfigError."""
     if not sources:
         raise ConfigError("data.sources=[]: at least 1 source needed; add one with name, path and role")
+    _check_names("data.sources", sources)
+
+
+def check_evaluation(config: Config) -> None:
+    """What an evaluation looks at is said, and once. Raises ConfigError."""
+    wanted = config.evaluation
+    _check_names("evaluation.sources", wanted.sources)
+    if wanted.sources and wanted.held_out:
+        raise ConfigError(
+            f"evaluation.held_out={wanted.held_out:g}: {len(wanted.sources)} evaluation.sources are looked at instead, "
+            "and only 1 of the two can be; set it to 0, or remove the sources"
+        )
+    if wanted.every and not wanted.sources and not wanted.held_out:
+        raise ConfigError(
+            f"evaluation.every={wanted.every}: 0 rows to look at; set evaluation.held_out to a share such as 0.02, or "
+            "add evaluation.sources"
+        )
+
+
+def _check_names(keys: str, sources: Sequence[SourceConfig]) -> None:
     names = [source.name for source in sources]
     for index, source in enumerate(sources):
-        key = f"data.sources.{index}"
+        key = f"{keys}.{index}"
         if source.name in names[:index]:
             raise ConfigError(
                 f"{key}.name={source.name}: {names.count(source.name)} sources of this name, "
@@ -126,8 +147,11 @@ def check_files(config: Config) -> None:
     Raises ConfigError.
     """
     check_sources(config.data.sources)
-    for index, source in enumerate(config.data.sources):
-        key = f"data.sources.{index}"
+    check_evaluation(config)
+    for key, source in [
+        *((f"data.sources.{index}", source) for index, source in enumerate(config.data.sources)),
+        *((f"evaluation.sources.{index}", source) for index, source in enumerate(config.evaluation.sources)),
+    ]:
         found = local_files(source.path)
         if found.held_out and not found.files:
             raise ConfigError(

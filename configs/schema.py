@@ -162,6 +162,28 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutSource(SourceConfig):
+    """As in data.sources; role and weight have no meaning here."""
+
+    role: Literal["agent", "general"] = "agent"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is looked at while training, and never trained on: the loss there, and how many calls come out right."""
+
+    every: int | None = None
+    """Optimizer steps from one evaluation to the next; one more comes after the last step. None: never."""
+    sources: list[HeldOutSource] = field(default_factory=list)
+    """Data to look at; where there are none, `held_out` says which."""
+    held_out: float = 0.0
+    """Share of each training source's rows that is held out of training and looked at instead, chosen by their place
+    in the source. Rows are held out with `every: null` too."""
+    rows: int = 64
+    """The most packed rows looked at."""
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     mode: Literal["online", "offline", "disabled"] = "online"
     """`online` becomes `offline` where no API key is found."""
@@ -189,5 +211,6 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -16,6 +16,7 @@ from tokenization.builder import SampleBuilder
 from tokenization.bundle import generation_config
 from tokenization.errors import DataError
 from trainer.data.bad_rows import QUARANTINE, bad_row, counted, told
+from trainer.data.held_out import open_held_out
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
 from trainer.data.stream import RowStream
@@ -60,8 +61,8 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
     """Every source opens, has rows, and its first FIRST_ROWS in file order become samples, kept for training.
 
     Later rows are left to the ranks, which read each as it is drawn: data may be too much to read before. A source
-    without a share is only opened. Where bad rows are skipped, tells how many there are. Returns the stream at its
-    beginning. Raises DataError, for too many bad rows too.
+    without a share is only opened. What evaluations look at is put together. Where bad rows are skipped, tells how many
+    there are. Returns the stream at its beginning. Raises DataError, for too many bad rows too.
     """
     data = open_data(config, builder, first=True, workers=0)
     stream = data.stream(config)
@@ -93,4 +94,6 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
                 "further on too, are named by agenttune lint",
                 file=sys.stderr,
             )
+    if config.evaluation.every:
+        open_held_out(config, data)
     return stream

@@ -27,7 +27,10 @@ from trainer.checkpoint.resume import agree_on_checkpoint, agree_on_weights
 from trainer.checkpoint.training_state import read_training_state
 from trainer.data.bad_rows import Quarantine
 from trainer.data.epochs import rows_of_epochs
+from trainer.data.groups import groups_of
+from trainer.data.held_out import HeldOut, open_held_out
 from trainer.data.open import Data, open_builder, open_data
+from trainer.evaluations import EvaluationLog
 from trainer.forecast import forecast, write_forecast
 from trainer.guard import Guard
 from trainer.loop import Run
@@ -139,7 +142,23 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     if folder and progress:
         done, began = progress.step, progress.began if own_name(config, folder) else str(folder.absolute())
     phase_done("state and logs")
-    return Run(parts, builder, stream, tuple(bounds), done, began, model, guard, tracker, quarantine, plan)
+    held_out = _held_out(config, data, grid) if config.evaluation.every else None
+    evaluations = EvaluationLog(Path(config.run.output_dir), done) if grid.is_main else None
+    return Run(
+        parts,
+        builder,
+        stream,
+        tuple(bounds),
+        done,
+        began,
+        model,
+        guard,
+        tracker,
+        quarantine,
+        plan,
+        held_out,
+        evaluations,
+    )
 
 
 def build_model(
@@ -158,7 +177,9 @@ def build_model(
     """
     dtype = getattr(torch, config.model.dtype)
     layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
-    loss = TargetLoss(shape.vocab, shape.hidden, len(config.data.sources), grid.tensor_group, grid.device)
+    loss = TargetLoss(
+        shape.vocab, shape.hidden, groups_of(len(config.data.sources)), grid.tensor_group, grid.device
+    )
     stages = build_stages(layers, bounds, grid, loss)
     head = head_weight(stages)
     if head is not None:
@@ -189,6 +210,19 @@ def _claim_output(config: Config, grid: Grid) -> None:
         told = str(error)
     if said := exchange(told, grid)[0]:
         raise ConfigError(said)
+
+
+def _held_out(config: Config, data: Data, grid: Grid) -> HeldOut:
+    """What evaluations look at; a collective. Raises RuntimeError where ranks have different data."""
+    held_out = open_held_out(config, data)
+    hashes = exchange(held_out.hash, grid)
+    if len({*hashes}) > 1:
+        rank = next(rank for rank, hash in enumerate(hashes) if hash != hashes[0])
+        raise RuntimeError(
+            f"ranks hold out different data, their hashes are {hashes[0]} on rank 0 and {hashes[rank]} on rank {rank}: "
+            "data files, tokenizer or code differ between machines; make them the same and resume"
+        )
+    return held_out
 
 
 def _tracker(

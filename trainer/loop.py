@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,13 @@ from trainer.checkpoint.progress import Progress
 from trainer.checkpoint.saver import Saver
 from trainer.checkpoint.store import CheckpointError
 from trainer.data.bad_rows import Quarantine
+from trainer.data.held_out import HeldOut
 from trainer.data.prefetch import Prefetch
 from trainer.data.report import table, values
 from trainer.data.state import State
 from trainer.data.stream import RowStream
+from trainer.evaluate import evaluate, is_due
+from trainer.evaluations import EvaluationLog
 from trainer.forecast import COMPARED, Forecast, compared
 from trainer.guard import Guard
 from trainer.step import StepParts, Wishes, train_step
@@ -51,6 +54,10 @@ class Run:
     quarantine: Quarantine | None = None
     """Likewise."""
     forecast: Forecast | None = None
+    held_out: HeldOut | None = None
+    """What evaluations look at; None where there are none."""
+    evaluations: EvaluationLog | None = None
+    """On rank 0 alone."""
 
     @property
     def checkpoints(self) -> Path:
@@ -94,12 +101,22 @@ def train(run: Run) -> int:
             said = run.quarantine.add(bad_rows, ends=ends) if run.quarantine else ""
             if said and run.tracker:
                 run.tracker.say(said)
-            if ends or (every and step % every == 0):
+            saves = ends or (every is not None and step % every == 0)
+            if saves:
                 with _told(run, CheckpointError if given_up else ()):
                     save(run, saver, step, data, guard, ends=ends)
             _tell_news(run, saver)
             if given_up:
                 raise given_up
+            # After the save, which does not wait for it. A signal that comes meanwhile does not wait for another step.
+            due = is_due(config.evaluation.every, step, run.parts.steps)
+            if run.held_out and due and look(run, run.held_out, step, lambda: stop.wished) and not ends:
+                ends = True
+                if saves:
+                    saver.settle()
+                else:
+                    save(run, saver, step, data, guard, ends=True)
+                _tell_news(run, saver)
             if ends and step < run.parts.steps:
                 if run.tracker:
                     how = "the same command goes on" if goes_on(config) else "checkpoint.resume=auto goes on"
@@ -109,6 +126,17 @@ def train(run: Run) -> int:
                 run.tracker.say(table(run.stream.report(data)))
                 run.tracker.attach(values(run.stream.report(data)))
     return 0
+
+
+def look(run: Run, held_out: HeldOut, step: int, stop: Callable[[], bool]) -> bool:
+    """Evaluate after `step` and log it; whether any rank was told to stop meanwhile. A collective of all ranks."""
+    report, stopped = evaluate(run.parts, held_out, step, stop)
+    if run.evaluations:
+        run.evaluations.add(report)
+    if run.tracker:
+        run.tracker.say(report.said())
+        run.tracker.tell_wandb(report.values(), step)
+    return stopped
 
 
 def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: bool) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel import ColumnParallelLinear, vocab_parallel_cross_entropy
 
 IGNORED = -100
+Look = Callable[[torch.Tensor, Sequence[torch.Tensor]], None]
 
 
 class TargetLoss:
@@ -17,22 +21,24 @@ class TargetLoss:
     position without a target has no part in the loss. Every tensor rank computes the same value.
 
     `scale` turns a micro-batch's sum into its part of the global mean; set it before each step.
-    `sums` gathers the unscaled sums by source, float64 [sources], until `take_sums` empties it.
+    `sums` gathers the unscaled sums by group, float64 [groups], until `take_sums` empties it. What the groups are is
+    the caller's: each label comes with the index of its own.
     """
 
     def __init__(
         self,
         vocab: int,
         hidden: int,
-        sources: int,
+        groups: int,
         tensor_group: dist.ProcessGroup,
         device: torch.device,
     ) -> None:
         self.scale = 1.0
-        self.sums = torch.zeros(sources, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(groups, dtype=torch.float64, device=device)
         self._vocab = vocab
         self._head: torch.Tensor | None = None
         self._tensor_group = tensor_group
+        self._look: Look | None = None
         tensor = tensor_group.size()
         self._project = ColumnParallelLinear(
             hidden,
@@ -48,25 +54,57 @@ class TargetLoss:
         """Give the last stage's loss this rank's rows of the output matrix, [vocabulary / tp, h]."""
         self._head = weight
 
-    def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scaled sum over the micro-batch's targets, a float32 scalar; 0 where it has none.
 
-        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, sources [b, s]).
+        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, groups [b, s], and what else
+        a `look` is given of them [b, s]).
         """
         head = self._head
         assert head is not None, "bind_head comes first"
-        wanted, sources = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
+        wanted, groups, *others = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
         places = (wanted != IGNORED).nonzero().flatten()  # [k]
         if len(places) == 0:
             # Every parameter still gets its gradient: data ranks reduce the same list of them.
             return (hidden.sum() + head.sum()).float() * 0.0
         picked = hidden.reshape(-1, 1, hidden.shape[-1]).index_select(0, places)  # [k, 1, h]
         losses = self.token_losses(picked, wanted[places][:, None]).flatten()  # [k]
-        self.sums.index_add_(0, sources[places], losses.detach().double())
+        self.sums.index_add_(0, groups[places], losses.detach().double())
+        if self._look is not None:
+            self._look(self.predicted(picked), [x[places] for x in (wanted, groups, *others)])
         return losses.sum() * self.scale
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihoods, float32 [k, 1], of targets [k, 1] given hidden states [k, 1, h]."""
+        return vocab_parallel_cross_entropy(self._logits(hidden), targets)
+
+    def predicted(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The id whose logit is the largest, int64 [k], given hidden states [k, 1, h]; of equal ones the lowest.
+
+        A collective of the tensor group. The vocabulary's size, which is no id, where a logit is no number.
+        """
+        logits = self._logits(hidden)[:, 0]  # [k, vocabulary / tp]
+        largest, at = logits.max(-1)  # of equal ones the first
+        of_all = largest.clone()
+        dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self._tensor_group)
+        first = self._tensor_group.rank() * logits.shape[-1]
+        ids = torch.where(largest == of_all, at + first, self._vocab)
+        dist.all_reduce(ids, dist.ReduceOp.MIN, group=self._tensor_group)
+        return ids
+
+    @contextmanager
+    def apart(self, sums: torch.Tensor, look: Look) -> Iterator[None]:
+        """Meanwhile losses are added to `sums`, float64 by groups that are its own, and `look` is given each
+        micro-batch's predicted ids and what its labels say, of its targets alone: int64 [k] each."""
+        kept = self.sums
+        self.sums, self._look = sums, look
+        try:
+            yield
+        finally:
+            self.sums, self._look = kept, None
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """This rank's part of the vocabulary, float32 [k, 1, vocabulary / tp], least where it only pads."""
         logits, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
         logits = logits.float()
         first = self._tensor_group.rank() * logits.shape[-1]
@@ -76,10 +114,10 @@ class TargetLoss:
             logits = torch.cat(
                 (logits[..., :real], torch.full_like(logits[..., real:], torch.finfo(logits.dtype).min)), -1
             )
-        return vocab_parallel_cross_entropy(logits, targets)
+        return logits
 
     def take_sums(self) -> torch.Tensor:
-        """Sums by source since the last call, float64 [sources] on the loss's device."""
+        """Sums by group since the last call, float64 [groups] on the loss's device."""
         taken = self.sums.clone()
         self.sums.zero_()
         return taken

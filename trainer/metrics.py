@@ -20,12 +20,16 @@ class StepReport:
     step: int
     loss: float
     loss_by_source: dict[str, float]
+    loss_by_kind: dict[str, float]
+    """By `SpanKind` of the target, named in lower case; kinds without targets in the step are absent."""
     lr: float
     grad_norm: float
     """Global norm before clipping."""
     targets: int
     tokens: int
     """Tokens that are no padding."""
+    target_share: float
+    """Targets over tokens."""
     rows: int
     fill: float
     step_seconds: float
@@ -36,6 +40,9 @@ class StepReport:
     """The rolling hash of all samples up to this step: equal hashes, equal data in equal order."""
     skipped: int
     """Steps left out up to now, of the whole run: their loss or gradient was not finite, or a spike."""
+    memory: int
+    """Bytes. Of a GPU what torch's tensors took there at their fullest since the start, on a CPU the process's resident
+    set after the step; in metrics.jsonl those of rank 0, whose stage and part of the optimizer they are."""
     mfu: float | None
     """Model FLOPs over the devices' bfloat16 peak; None where the peak is unknown, as on a CPU."""
 

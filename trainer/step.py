@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 
 from configs.schema import Config
 from configs.shapes import ModelShape
+from trainer.data.groups import means
 from trainer.data.micro_batch import GlobalBatch
 from trainer.guard import Guard
 from trainer.loss import TargetLoss
@@ -89,27 +91,25 @@ def train_step(
         shared.append(_share(parts, norm, wishes(), data_hash))
         return not guard.fault(shared[0].loss(batch), shared[0].norm, config.guard)
 
-    parts.engine.step([((m.tokens, m.positions), (m.labels, m.sources)) for m in micro], lr, may_update)
+    parts.engine.step([((m.tokens, m.positions), (m.labels, m.groups)) for m in micro], lr, may_update)
     (told,) = shared
     seconds = time.perf_counter() - begun
-    loss, norm, targets = told.loss(batch), told.norm, batch.targets_by_source
+    loss, norm = told.loss(batch), told.norm
     if fault := guard.fault(loss, norm, config.guard):
         after = guard.left_out()
     else:
         after = guard.taken(loss, norm, config.guard)
-    by_source = {
-        name: float(told.sums[i]) / targets[i]
-        for i, name in enumerate(parts.source_names)
-        if targets.get(i, 0) > 0
-    }
+    losses = means(told.sums.tolist(), batch.targets_by_group, parts.source_names)
     report = StepReport(
         step=step,
         loss=loss,
-        loss_by_source=by_source,
+        loss_by_source=losses.by_source,
+        loss_by_kind=losses.by_kind,
         lr=lr,
         grad_norm=norm,
         targets=batch.targets,
         tokens=batch.tokens,
+        target_share=batch.targets / max(1, batch.tokens),
         rows=len(batch.rows),
         fill=batch.fill,
         step_seconds=seconds,
@@ -117,6 +117,7 @@ def train_step(
         data_wait_seconds=entered - begun,
         data_hash=data_hash,
         skipped=after.skipped,
+        memory=_memory(grid.device),
         mfu=_mfu(parts, batch, seconds),
     )
     return Taken(report, after, fault, told.wishes)
@@ -127,7 +128,7 @@ class _Shared:
     """What all ranks know alike of a step before its update."""
 
     sums: torch.Tensor
-    """Of losses by source over the global batch, float64 [sources] on the CPU."""
+    """Of losses by group of source and kind over the global batch, float64 [groups] on the CPU."""
     norm: float
     wishes: Wishes
 
@@ -174,6 +175,13 @@ def _mfu(parts: StepParts, batch: GlobalBatch, seconds: float) -> float | None:
         return None
     flops = step_flops(parts.shape, sample_lengths(batch))
     return flops / (seconds * peak * parts.grid.layout.world_size)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes, as `StepReport.memory` has them, of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
 
 
 def sample_lengths(batch: GlobalBatch) -> Sequence[int]:

@@ -77,9 +77,14 @@ class Tracker:
         if self._wandb:
             values = asdict(report)
             values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
-            for key in ("step", "loss_by_source", "data_hash"):
+            values |= {f"loss_by_kind/{name}": loss for name, loss in report.loss_by_kind.items()}
+            for key in ("step", "loss_by_source", "loss_by_kind", "data_hash"):
                 del values[key]
-            self._wandb.log(values, report.step)
+            self.tell_wandb(values, report.step)
+
+    def tell_wandb(self, values: Mapping[str, Any], step: int) -> None:
+        if self._wandb:
+            self._wandb.log(values, step)
 
     def attach(self, values: Mapping[str, Any]) -> None:
         """Facts of the whole run: into summary.json, and wandb's summary of it."""

@@ -29,7 +29,7 @@ LAUNCHERS = {
 END_CODES = {"agenttune": (1,), "torchrun": (1,), "deepspeed": (1, 247)}
 """Of a job whose ranks are killed. DeepSpeed's launcher tells of one that it has seen, -9 modulo 256."""
 LIMIT_S = 300
-MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds")
+MEASURED = ("step_seconds", "tokens_per_second", "data_wait_seconds", "memory")
 MARK = "AGENTTUNE_TEST_RUN"
 TENSOR_2 = ["parallel.tensor=2", "parallel.pipeline=1"]
 PLANTED = Path(__file__).with_name("planted")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +31,25 @@ from trainer import loop
 from trainer.build import build_run
 from trainer.checkpoint import choice, saver, store
 from trainer.checkpoint.slices import PartReader
+from trainer.data.held_out import HeldOut
 from trainer.data.micro_batch import GlobalBatch, global_batches
 from trainer.data.packing import pack_row
+from trainer.evaluate import evaluate
 from trainer.guard import Guard
 from trainer.loop import Run, save, saver_of, train
+from trainer.loss import TargetLoss
 from trainer.model.layers import Parts
 from trainer.model.names import Piece
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
-from trainer.parallel.grid import current_grid, stop_grid
+from trainer.parallel.grid import current_grid, start_grid, stop_grid
 from trainer.stages import balance, layer_costs
 from trainer.step import train_step
 from trainer.verify.job import Answer, Job, Who
 from trainer.verify.rank import run_rank
 
 Sample = dict[str, Any]
-"""{"tokens": [int], "trained": [bool], "source": index}."""
+"""{"tokens": [int], "trained": [bool], "source": index}, and "kinds": [SpanKind] where they matter."""
 
 
 def train_steps(
@@ -189,6 +196,76 @@ def read_to_go_on(config: str, overrides: list[str]) -> dict[str, int]:
     return dict(found)
 
 
+def evaluate_rows(config: str, overrides: list[str], rows: list[list[Sample]]) -> dict[str, Any]:
+    """The report on rows of samples, under the weights that a run begins with."""
+    run = _build(config, overrides)
+    return asdict(evaluate(run.parts, _looked_at(run, rows), 0)[0])
+
+
+def steps_between(
+    config: str, overrides: list[str], steps: int, rows: list[list[Sample]] | None
+) -> dict[str, Any]:
+    """Take steps; with `rows`, evaluate them before the first and after each. What all of it has come to."""
+    run = _build(config, overrides)
+    batches = global_batches(run.stream, run.parts.config.batch.rows)
+    engine = run.parts.engine
+    reports: list[Any] = []
+    for step in range(1, steps + 1):
+        if rows:
+            evaluate(run.parts, _looked_at(run, rows), step - 1)
+        report = train_step(run.parts, next(batches), step, Guard()).report
+        reports.append([report.loss, report.grad_norm, report.loss_by_source, report.loss_by_kind])
+    if rows:
+        evaluate(run.parts, _looked_at(run, rows), steps)
+    digest = blake2b(torch.get_rng_state().numpy().tobytes())
+    for parameter in engine.parameters().values():
+        for tensor in engine.read_state(parameter).values():
+            digest.update(tensor.numpy().tobytes())
+    inner = engine._engine  # DeepSpeed's
+    counters = {
+        f"{type(each).__name__}.{name}": value
+        for each in (inner, inner.module, inner.optimizer)
+        for name, value in vars(each).items()
+        if isinstance(value, int | float | str | bool)
+    }
+    return {"reports": reports, "state": digest.hexdigest(), "counters": counters}
+
+
+def stopped_while_evaluating(config: str, overrides: list[str], step: int, rank: int) -> int:
+    """The whole run, where `rank` alone is told to stop while all evaluate after `step`; returns the exit code."""
+    run = _build(config, overrides)
+    sound = loop.evaluate
+
+    def signalled(*arguments: Any) -> Any:
+        if arguments[2] == step and run.parts.grid.rank == rank:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sound(*arguments)
+
+    loop.evaluate = signalled
+    code = train(run)
+    if run.tracker:
+        run.tracker.close()
+    return code
+
+
+def predicted(head: list[list[float]], hidden: list[list[float]]) -> list[int]:
+    """What a loss over all ranks as tensor ranks predicts from hidden states, under an output matrix of `head` rows."""
+    tensor = int(os.environ["WORLD_SIZE"])
+    grid = start_grid(Layout(tensor, 1, 1))
+    loss = TargetLoss(len(head), len(head[0]), 1, grid.tensor_group, grid.device)
+    part = -(-len(head) // tensor)
+    padded = torch.zeros(part * tensor, len(head[0]))  # a logit of 0 where nothing is
+    padded[: len(head)] = torch.tensor(head)
+    loss.bind_head(padded[part * grid.tensor_rank :][:part])
+    return loss.predicted(torch.tensor(hidden)[:, None]).tolist()
+
+
+def _looked_at(run: Run, rows: list[list[Sample]]) -> HeldOut:
+    length = run.parts.config.data.sequence_length
+    packed = tuple(_row(samples, index, length) for index, samples in enumerate(rows))
+    return HeldOut(packed, run.parts.source_names, "", 0)
+
+
 def convert(config: str, overrides: list[str], export: str, max_bytes: int | None = None) -> None:
     """Read the model into the ranks and write it out again, in files of at most `max_bytes`."""
     _limit_shards(max_bytes)
@@ -257,7 +334,7 @@ def _row(samples: Sequence[Sample], index: int, length: int) -> Any:
             id=str(i),
             tokens=np.array(sample["tokens"], np.int32),
             trained=np.array(sample["trained"], np.bool_),
-            kinds=np.zeros(len(sample["tokens"]), np.uint8),
+            kinds=np.array(sample.get("kinds", [0] * len(sample["tokens"])), np.uint8),
         )
         for i, sample in enumerate(samples)
     ]

@@ -102,7 +102,14 @@ def test_a_job_that_is_told_to_stop_and_one_that_is_preempted_go_on(
     (at,) = map(int, re.findall(r"resumed after step (\d+)", job.log()))
     job.wait_for_steps(folder, "again", at + 3)
     urgent = slurm.command(
-        "sbatch", "--parsable", "--nodes=2", "--exclusive", "--partition=high", "--wrap", "sleep 1"
+        "sbatch",
+        "--parsable",
+        "--nodes=2",
+        "--exclusive",
+        "--partition=high",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 1",
     )
     job.wait_until(lambda: job.facts()["Restarts"] == "2")
     assert job.wait_for("COMPLETED", "FAILED") == "COMPLETED", job.log()

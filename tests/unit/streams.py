@@ -119,7 +119,7 @@ def stream_of(
 
 
 def same(a: PackedRow, b: PackedRow) -> bool:
-    arrays = ("tokens", "labels", "positions", "sources")
+    arrays = ("tokens", "labels", "positions", "sources", "kinds")
     return (a.index, a.samples, a.filled) == (b.index, b.samples, b.filled) and all(
         np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays
     )

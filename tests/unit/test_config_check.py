@@ -17,6 +17,7 @@ from configs.schema import (
     BatchConfig,
     Config,
     DataConfig,
+    HeldOutSource,
     ModelConfig,
     ParallelConfig,
     SourceConfig,
@@ -71,11 +72,14 @@ def test_config_that_works(config: Config) -> None:
     assert check_config(config, SHAPE, 1000, 4) == Layout(tensor=2, pipeline=2, data=1, sequence=True)
     assert check_config(config, SHAPE, 999, 8).data == 2
     assert check_config(config, SHAPE, None, None).data == 1
+    apart = changed(config, evaluation__every=5, evaluation__sources=[HELD_OUT])
+    assert check_config(apart, SHAPE, 1000, 4).world_size == 4
     epochs = changed(config, train__steps=None, train__epochs=0.5)
     assert check_config(epochs, SHAPE, 1000, 4).world_size == 4
 
 
 SOURCE = SourceConfig("tools", "tools_*.jsonl", "agent")
+HELD_OUT = HeldOutSource("tools", "tools_*.jsonl")
 
 # Changes, then words for value, limit and remedy, in the order they stand in the line.
 REFUSED: list[tuple[dict[str, Any], list[str]]] = [
@@ -108,7 +112,26 @@ REFUSED: list[tuple[dict[str, Any], list[str]]] = [
     ({"optimizer__min_lr_ratio": -0.2}, ["optimizer.min_lr_ratio=-0.2", "at least 0", "set"]),
     ({"checkpoint__every": 0}, ["checkpoint.every=0", "at least 1", "set"]),
     ({"checkpoint__keep": 0}, ["checkpoint.keep=0", "at least 1", "set"]),
+    ({"evaluation__every": 0}, ["evaluation.every=0", "at least 1", "set"]),
+    ({"evaluation__rows": 0}, ["evaluation.rows=0", "at least 1", "set"]),
+    ({"evaluation__held_out": 1.0}, ["evaluation.held_out=1.0", "at least 0 and less than 1", "set"]),
     # files
+    (
+        {"evaluation__every": 5},
+        ["evaluation.every=5", "0 rows", "set evaluation.held_out", "evaluation.sources"],
+    ),
+    (
+        {"evaluation__sources": [HELD_OUT], "evaluation__held_out": 0.1},
+        ["evaluation.held_out=0.1", "1 evaluation.sources", "only 1 of the two", "set it to 0"],
+    ),
+    (
+        {"evaluation__sources": [HELD_OUT, HELD_OUT]},
+        ["evaluation.sources.1.name=tools", "2 sources", "at most 1", "rename"],
+    ),
+    (
+        {"evaluation__sources": [replace(HELD_OUT, path="absent/*.jsonl")]},
+        ["evaluation.sources.0.path=absent/*.jsonl", "0 files", "at least 1", "correct the path"],
+    ),
     ({"data__sources": []}, ["data.sources=[]", "at least 1", "add one"]),
     (
         {"data__sources": [SOURCE, replace(SOURCE, path="tools_1.jsonl")]},

@@ -27,6 +27,7 @@ FLOORS: list[tuple[str, ...]] = [
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
         *("trainer.wandb_link", "trainer.wandb_sender", "trainer.step_log", "trainer.bar"),
+        *("trainer.evaluations",),
         *("trainer.random_states", "trainer.output_lock", "trainer.start_up", "trainer.stages"),
         *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
@@ -37,6 +38,7 @@ BESIDE = {
     ("trainer.loss", "configs"),
     ("trainer.metrics", "configs"),
     ("trainer.metrics", "trainer.guard"),
+    ("trainer.evaluations", "trainer.step_log"),
     ("trainer.guard", "configs"),
     ("trainer.step_log", "configs"),
     ("trainer.wandb_link", "configs"),

@@ -60,6 +60,7 @@ def test_few_lines_and_the_total_where_the_run_ends(
         stream=stream_of(DATA, on_error="skip"),
         done=0,
         forecast=None,
+        held_out=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=Quarantine(tmp_path, 0),
@@ -101,6 +102,7 @@ def test_a_disk_that_is_full_too_does_not_hide_why_the_run_ends(
         stream=stream_of({"agent": bad, "general": bad} if data_ends else DATA, on_error="skip"),
         done=0,
         forecast=None,
+        held_out=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=SimpleNamespace(add=full if data_ends else lambda *_, ends: ""),
@@ -136,6 +138,7 @@ def test_the_plan_is_compared_after_the_third_step_alone(
         stream=stream_of(rows),
         done=2,  # taken up: libraries set themselves up again
         forecast=object(),
+        held_out=None,
         guard=Guard(),
         tracker=SimpleNamespace(record=lambda *_: None, say=said.append, attach=print),
         quarantine=None,

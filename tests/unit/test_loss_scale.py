@@ -26,12 +26,12 @@ from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
 from trainer.step import StepParts, train_step
 
-VOCAB, HIDDEN, LENGTH, SOURCES = 37, 6, 9, 2
+VOCAB, HIDDEN, LENGTH, SOURCES, GROUPS = 37, 6, 9, 2, 18
 GENTLE = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def target_loss(grid: Grid, head: torch.Tensor) -> TargetLoss:
-    loss = TargetLoss(VOCAB, HIDDEN, SOURCES, grid.tensor_group, grid.device)
+    loss = TargetLoss(VOCAB, HIDDEN, GROUPS, grid.tensor_group, grid.device)
     loss.bind_head(head)
     return loss
 
@@ -50,20 +50,20 @@ def test_sum_over_the_targets(single_rank: Grid, b: int, trained: float, seed: i
     head = torch.randn(VOCAB, HIDDEN, generator=generator, requires_grad=True)
     labels = torch.randint(0, VOCAB, (b, LENGTH), generator=generator)
     labels[torch.rand(b, LENGTH, generator=generator) >= trained] = IGNORED
-    sources = torch.randint(0, SOURCES, (b, LENGTH), generator=generator)
+    groups = torch.randint(0, GROUPS, (b, LENGTH), generator=generator)
 
     loss = target_loss(single_rank, head)
     loss.scale = scale
-    ours, theirs = loss(hidden, (labels, sources)), plain_losses(hidden, head, labels)
+    ours, theirs = loss(hidden, (labels, groups)), plain_losses(hidden, head, labels)
     assert ours.dtype is torch.float32
     torch.testing.assert_close(ours, theirs.sum() * scale)
     mine = torch.autograd.grad(ours, [hidden, head])
     plain = torch.autograd.grad(theirs.sum() * scale, [hidden, head])
     for a, expected in zip(mine, plain, strict=True):
         torch.testing.assert_close(a, expected)
-    by_source = [theirs[sources == source].sum().item() for source in range(SOURCES)]
-    assert loss.take_sums().tolist() == pytest.approx(by_source, rel=1e-5)
-    assert loss.take_sums().tolist() == [0.0] * SOURCES
+    by_group = [theirs[groups == group].sum().item() for group in range(GROUPS)]
+    assert loss.take_sums().tolist() == pytest.approx(by_group, rel=1e-5)
+    assert loss.take_sums().tolist() == [0.0] * GROUPS
 
 
 def test_bfloat16_hidden_states_have_a_float32_loss(single_rank: Grid) -> None:

@@ -26,7 +26,9 @@ def random_row(index: int, random: np.random.Generator) -> PackedRow:
         trained[0] = False
         tokens = random.integers(4, VOCABULARY, n).astype(np.int32)
         samples.append(
-            TokenizedSample(f"s{len(samples)}", str(index), tokens, trained, np.zeros(n, np.uint8))
+            TokenizedSample(
+                f"s{len(samples)}", str(index), tokens, trained, random.integers(0, 9, n, np.uint8)
+            )
         )
     sources = [int(sample.source[1:]) for sample in samples]
     return pack_row(samples, sources, index=index, length=LENGTH, pad_id=3)
@@ -57,10 +59,10 @@ def test_labels_are_shifted_as_transformers_shifts_them(seed: int, count: int):
 
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 4))
-def test_each_place_holds_the_label_and_source_of_the_next(seed: int, count: int):
+def test_each_place_holds_the_label_and_group_of_the_next(seed: int, count: int):
     rows = random_rows(count, seed)
     batch = to_micro_batch(rows)
-    for tensor in (batch.tokens, batch.labels, batch.positions, batch.sources):
+    for tensor in (batch.tokens, batch.labels, batch.positions, batch.groups):
         assert tensor.dtype == torch.int64
         assert tensor.shape == (count, LENGTH)
         assert tensor.is_contiguous()
@@ -70,19 +72,20 @@ def test_each_place_holds_the_label_and_source_of_the_next(seed: int, count: int
             assert batch.positions[b, t] == row.positions[t]
             last = t == LENGTH - 1
             assert batch.labels[b, t] == (IGNORED if last else row.labels[t + 1])
-            assert batch.sources[b, t] == (0 if last else row.sources[t + 1])
+            group = 0 if last else 9 * row.sources[t + 1] + row.kinds[t + 1]  # nine kinds of spans
+            assert batch.groups[b, t] == group
 
 
 def test_a_batch_written_out_by_hand():
     sample = TokenizedSample(
-        "s", "0", np.array([5, 6, 7], np.int32), np.array([False, True, True]), np.zeros(3, np.uint8)
+        "s", "0", np.array([5, 6, 7], np.int32), np.array([False, True, True]), np.array([2, 4, 8], np.uint8)
     )
     batch = to_micro_batch([pack_row([sample, sample], [1, 2], index=0, length=8, pad_id=3)])
     no = IGNORED
     assert batch.tokens.tolist() == [[5, 6, 7, 5, 6, 7, 3, 3]]
     assert batch.labels.tolist() == [[6, 7, no, 6, 7, no, no, no]]
     assert batch.positions.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
-    assert batch.sources.tolist() == [[1, 1, 2, 2, 2, 0, 0, 0]]
+    assert batch.groups.tolist() == [[13, 17, 20, 22, 26, 0, 0, 0]]  # 9 x source + kind
 
 
 @pytest.mark.parametrize("at", [0, 3])
@@ -133,7 +136,10 @@ def test_a_global_batch_counts_what_its_micro_batches_hold(seed: int, count: int
     trained = micro.labels != IGNORED
     assert batch.targets == int(trained.sum())
     assert batch.targets_by_source == {
-        source: n for source in range(3) if (n := int((trained & (micro.sources == source)).sum()))
+        source: n for source in range(3) if (n := int((trained & (micro.groups // 9 == source)).sum()))
+    }
+    assert batch.targets_by_group == {
+        group: n for group in range(27) if (n := int((trained & (micro.groups == group)).sum()))
     }
     assert batch.tokens == int((micro.tokens != 3).sum())
     assert batch.fill == batch.tokens / (count * LENGTH)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_lengths_that_fit_no_row_are_refused():
 
 
 def test_a_row_written_out_by_hand():
-    first = sample([False, True, True], id="a")
+    first = replace(sample([False, True, True], id="a"), kinds=np.array([2, 3, 8], np.uint8))
     second = sample([False, False], id="b")
     row = pack_row([first, second], [2, 1], index=5, length=8, pad_id=9)
     no = IGNORED
@@ -112,6 +113,8 @@ def test_a_row_written_out_by_hand():
     assert row.labels.tolist() == [no, 101, 102, no, no, no, no, no]
     assert row.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
     assert row.sources.tolist() == [2, 2, 2, 1, 1, 0, 0, 0]
+    assert row.kinds.tolist() == [2, 3, 8, 0, 0, 0, 0, 0]
+    assert row.kinds.dtype == np.uint8
     assert (row.index, row.filled, row.samples) == (5, 5, (("s", "a"), ("s", "b")))
     assert {a.dtype for a in (row.tokens, row.labels, row.positions, row.sources)} == {np.dtype(np.int32)}
 

@@ -14,7 +14,8 @@ from trainer.tracker import Tracker, forget_wandb_id, last_wandb_id
 
 
 def report(step: int) -> StepReport:
-    return StepReport(step, 1.0, {"agent": 1.0}, 1e-3, 1.0, 9, 10, 4, 0.5, 1.0, 10.0, 0.0, "hash", 0, None)
+    losses = 1.0, {"agent": 1.0}, {"text": 1.0}
+    return StepReport(step, *losses, 1e-3, 1.0, 9, 10, 0.9, 4, 0.5, 1.0, 10.0, 0.0, "hash", 0, 9, None)
 
 
 def tracker(folder: Path, done: int = 0, wandb_id: str | None = None, mode: Any = "disabled") -> Tracker:

@@ -11,8 +11,9 @@ from configs.schema import Config
 from trainer.checkpoint.choice import goes_on, own_name
 from trainer.checkpoint.manifest import flush
 from trainer.checkpoint.store import LATEST, folders_of, left_name, name_latest, named_latest, put_aside
+from trainer.evaluations import EVALUATIONS
 
-LOGS = ("metrics.jsonl", "quarantine.jsonl")
+LOGS = ("metrics.jsonl", EVALUATIONS, "quarantine.jsonl")
 
 
 class Taken(NamedTuple):

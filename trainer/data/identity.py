@@ -13,6 +13,7 @@ from tokenization.errors import DataError
 from trainer.data.sources import Source
 
 FILES = "data files"
+HELD_OUT = "evaluation.held_out"
 
 
 def from_weights(checkpoint: Path | None) -> str:
@@ -26,10 +27,16 @@ def from_weights(checkpoint: Path | None) -> str:
 
 
 def identity(
-    config: DataConfig, seed: int, sources: Sequence[Source], shares: Sequence[Fraction]
+    config: DataConfig,
+    seed: int,
+    sources: Sequence[Source],
+    shares: Sequence[Fraction],
+    held_out: float = 0.0,
 ) -> dict[str, Any]:
-    """As JSON. Of a file its name without the folder, rows and content: data may be moved, but not changed."""
-    return {
+    """As JSON. Of a file its name without the folder, rows and content: data may be moved, but not changed. Of what is
+    held out nothing where nothing is: so it was before rows could be."""
+    apart = {HELD_OUT: held_out} if held_out else {}
+    return apart | {
         "run.seed": seed,
         "data.sequence_length": config.sequence_length,
         "data.pack_window": config.pack_window,
@@ -53,6 +60,7 @@ def check_same(
     checkpoint: the folder that `then` was read from, for the remedy
     """
     way_round = from_weights(checkpoint)
+    then, now = {HELD_OUT: 0.0, **then}, {HELD_OUT: 0.0, **now}
     for key, value in now.items():
         if key not in then:
             raise ConfigError(

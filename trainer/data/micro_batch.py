@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from configs.errors import ConfigError
+from trainer.data.groups import added, count_targets, group_of, source_of
 from trainer.data.rows import IGNORED, PackedRow
 
 
@@ -22,13 +23,13 @@ class MicroBatch:
     labels:    the token to predict at each place: the *next* one where it is a target, else IGNORED; the last
                column is IGNORED
     positions: restart at 0 with each sample and where the padding begins
-    sources:   index of the source of the label at each place; 0 where padded and in the last column
+    groups:    `group_of` the label at each place, by its source and kind; 0 where padded and in the last column
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
-    sources: torch.Tensor
+    groups: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class GlobalBatch:
     @cached_property
     def targets_by_source(self) -> dict[int, int]:
         """Targets per source index, ascending; sources without any in this batch are absent."""
-        sources = np.concatenate([row.sources[row.labels != IGNORED] for row in self.rows])
-        index, count = np.unique(sources, return_counts=True)
-        return dict(zip(index.tolist(), count.tolist(), strict=True))
+        return added(self.targets_by_group, source_of)
+
+    @cached_property
+    def targets_by_group(self) -> dict[int, int]:
+        """Targets per group of source and kind; groups without any in this batch are absent."""
+        return count_targets(self.rows)
 
     @cached_property
     def tokens(self) -> int:
@@ -60,7 +64,11 @@ class GlobalBatch:
         return self.tokens / sum(len(row.tokens) for row in self.rows)
 
     def micro_batches(self, data_rank: int, data_size: int, micro_rows: int) -> list[MicroBatch]:
-        """The micro-batches of one data-parallel rank, in order.
+        """The micro-batches of one data-parallel rank, in order: those of `dealt`."""
+        return [to_micro_batch(rows) for rows in self.dealt(data_rank, data_size, micro_rows)]
+
+    def dealt(self, data_rank: int, data_size: int, micro_rows: int) -> list[tuple[PackedRow, ...]]:
+        """The rows of each micro-batch of one data-parallel rank, in order.
 
         The batch is dealt out in order, `micro_rows` rows to each rank in turn, so row k belongs to rank
         `k // micro_rows % data_size`. Raises ConfigError where that does not come out even.
@@ -72,10 +80,7 @@ class GlobalBatch:
                 f"batch.micro_rows {micro_rows}; set batch.rows to a multiple of {turn}"
             )
         first = data_rank * micro_rows
-        return [
-            to_micro_batch(self.rows[start : start + micro_rows])
-            for start in range(first, len(self.rows), turn)
-        ]
+        return [self.rows[start : start + micro_rows] for start in range(first, len(self.rows), turn)]
 
 
 def global_batches(stream: Iterator[PackedRow], rows: int) -> Iterator[GlobalBatch]:
@@ -95,19 +100,21 @@ def to_micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
                 f"row {row.index}: the first token of a sample is a target, but nothing comes before it; "
                 "leave it out of the mask"
             )
-    labels = np.stack([row.labels for row in rows])
-    sources = np.stack([row.sources for row in rows])
+    labels = [row.labels for row in rows]
+    groups = [group_of(row.sources, row.kinds) for row in rows]
     return MicroBatch(
         tokens=_tensor(np.stack([row.tokens for row in rows])),
-        labels=_tensor(_next(labels, IGNORED)),
+        labels=shifted(labels, IGNORED),
         positions=_tensor(np.stack([row.positions for row in rows])),
-        sources=_tensor(_next(sources, 0)),
+        groups=shifted(groups, 0),
     )
 
 
-def _next(values: NDArray[np.int32], last: int) -> NDArray[np.int32]:
-    """[b, s] one place to the left, `last` in the last column."""
-    return np.concatenate([values[:, 1:], np.full_like(values[:, :1], last)], axis=1)
+def shifted(values: Sequence[NDArray[np.int32]], last: int) -> torch.Tensor:
+    """What rows [s] say of each token, at the place that predicts it: one to the left, `last` in the last column;
+    int64 [b, s]."""
+    stacked = np.stack(values)
+    return _tensor(np.concatenate([stacked[:, 1:], np.full_like(stacked[:, :1], last)], axis=1))
 
 
 def _tensor(values: NDArray[np.int32]) -> torch.Tensor:

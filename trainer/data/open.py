@@ -65,7 +65,14 @@ def open_stream(config: Config, builder: SampleBuilder | None = None) -> RowStre
     A `builder` that is there already is used instead of a new one. Raises ConfigError or DataError.
     """
     builder = builder or open_builder(config)
-    return RowStream(open_sources(config), builder, config.data, config.run.seed, builder.encoder.pad_id)
+    return RowStream(
+        open_sources(config),
+        builder,
+        config.data,
+        config.run.seed,
+        builder.encoder.pad_id,
+        held_out=config.evaluation.held_out,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class Data:
             self.builder.encoder.pad_id,
             self.stores,
             self.position,
+            config.evaluation.held_out,
         )
 
 

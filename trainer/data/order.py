@@ -5,11 +5,14 @@ a * b, drawn as an a x b table just large enough for the rows. Each round moves 
 keyed hash of the other; that can be undone, so a round, and all of them, is a permutation. A number that falls outside
 the rows is sent through again until it falls inside ("cycle walking": J. Black and P. Rogaway, "Ciphers with arbitrary
 finite domains", CT-RSA 2002), which keeps it a permutation of the rows.
+
+Rows that are held out of training are the first of another such permutation, which no seed changes.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from hashlib import blake2b
 
 import numpy as np
@@ -63,22 +66,44 @@ def _mixed(numbers: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def held_out_count(rows: int, share: float) -> int:
+    """How many of a source's rows are held out of training: `share` of them, taken as written (0.1 is 1/10), rounded
+    up, so at least one where there is a share; but one row is always left for training."""
+    return min(math.ceil(Fraction(str(share)) * rows), max(0, rows - 1))
+
+
+def held_out_order(source: str, rows: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that stand at `places` of the one order that divides a source; both int64 [n], values 0 to rows - 1.
+
+    Its first `held_out_count` are held out, the others trained on. It follows from the source's name and number of rows
+    alone: no seed, no layout and no length of a run moves a row from one side to the other.
+    """
+    return permuted(0, f"held out/{source}", 0, rows, places)
+
+
 class SourceOrder:
     """Draw k of a source -> row index. Keeps the block of draws last asked for."""
 
-    def __init__(self, seed: int, source: str, rows: int) -> None:
+    def __init__(self, seed: int, source: str, rows: int, held_out: int = 0) -> None:
+        """`held_out` of the source's `rows` are never drawn."""
         self._seed = seed
         self._source = source
-        self._rows = rows
+        self._all = rows
+        self._held_out = held_out
+        self.rows = rows - held_out
+        """Draws in a pass."""
         self._block = -1, -1
         self._found: list[int] = []
 
     def row(self, k: int) -> int:
-        epoch, place = divmod(k, self._rows)
+        epoch, place = divmod(k, self.rows)
         block = epoch, place // _BLOCK
         if block != self._block:
             first = block[1] * _BLOCK
-            places = np.arange(first, min(first + _BLOCK, self._rows))
-            self._found = permuted(self._seed, self._source, epoch, self._rows, places).tolist()
+            places = np.arange(first, min(first + _BLOCK, self.rows))
+            found = permuted(self._seed, self._source, epoch, self.rows, places)
+            if self._held_out:
+                found = held_out_order(self._source, self._all, found + self._held_out)
+            self._found = found.tolist()
             self._block = block
         return self._found[place % _BLOCK]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenization.sample import TokenizedSample
+from tokenization.sample import SpanKind, TokenizedSample
 from trainer.data.rows import IGNORED, PackedRow
 
 
@@ -62,5 +62,8 @@ def pack_row(
     begins = np.cumsum([0, *sizes], dtype=np.int32)
     positions = np.arange(length, dtype=np.int32) - np.repeat(begins, every)
     source_of = np.repeat(np.array([*sources, 0], np.int32), every)
+    kinds = np.concatenate(
+        [*(sample.kinds for sample in samples), np.full(padding, SpanKind.CONTROL, np.uint8)]
+    )
     names = tuple((sample.source, sample.id) for sample in samples)
-    return PackedRow(index, tokens, labels, positions, source_of, names, filled)
+    return PackedRow(index, tokens, labels, positions, source_of, kinds, names, filled)

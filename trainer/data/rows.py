@@ -19,6 +19,7 @@ class PackedRow:
     labels:    int32 [s], the token itself where it is a target, else IGNORED; **not shifted**
     positions: int32 [s], restarting at 0 with each sample and once more where the padding begins
     sources:   int32 [s], index of the sample's source; 0 where padded
+    kinds:     uint8 [s], SpanKind of each token; CONTROL where padded
     samples:   (source name, sample id) in the order they stand in the row
     filled:    tokens that are no padding
     """
@@ -28,5 +29,6 @@ class PackedRow:
     labels: NDArray[np.int32]
     positions: NDArray[np.int32]
     sources: NDArray[np.int32]
+    kinds: NDArray[np.uint8]
     samples: tuple[tuple[str, str], ...]
     filled: int

@@ -9,7 +9,7 @@ from typing import Protocol
 from configs.schema import DataConfig
 from tokenization.errors import DataError, Where
 from tokenization.length import Fitted, Policy
-from trainer.data.order import SourceOrder
+from trainer.data.order import SourceOrder, held_out_count
 from trainer.data.position import Position
 from trainer.data.sample_store import SampleStore
 from trainer.data.sources import Source
@@ -38,6 +38,7 @@ class Samples:
     """The samples of all sources, by draw. Whether a store or workers help changes nothing but the time it takes.
 
     stores:   one a source, or none at all
+    held_out: share of each source's rows that no draw gives
     position: where the draws are told to the workers of this host; None: nobody works ahead
     """
 
@@ -49,6 +50,7 @@ class Samples:
         seed: int,
         stores: Sequence[SampleStore] = (),
         position: Position | None = None,
+        held_out: float = 0.0,
     ) -> None:
         self.sources = sources
         self.stores = stores
@@ -56,7 +58,10 @@ class Samples:
         self._builder = builder
         self._config = config
         self._waits = True
-        self._orders = [SourceOrder(seed, source.name, len(source)) for source in sources]
+        self._orders = [
+            SourceOrder(seed, source.name, len(source), held_out_count(len(source), held_out))
+            for source in sources
+        ]
 
     def draw(self, i: int, k: int, *, wait: bool = False) -> Fitted:
         """What draw `k` of source `i` gives; to `wait` is to let a worker that is at it finish.
@@ -102,6 +107,10 @@ class Samples:
         """Workers make what comes after `draws` draws of source `i`."""
         if self.position:
             self.position.tell(i, draws)
+
+    def rows(self, i: int) -> int:
+        """Draws in a pass over source `i`."""
+        return self._orders[i].rows
 
     def row_of(self, i: int, k: int) -> int:
         """The row that draw `k` of source `i` takes."""

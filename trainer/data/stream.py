@@ -34,7 +34,7 @@ class RowStream(Iterator[PackedRow]):
     `config.on_error` is `skip`.
 
     sources: opened from config.sources, in the same order; those without a share are never read.
-    stores, position: see `Samples`
+    stores, position, held_out: see `Samples`
     """
 
     def __init__(
@@ -46,19 +46,20 @@ class RowStream(Iterator[PackedRow]):
         pad_id: int,
         stores: Sequence[SampleStore] = (),
         position: Position | None = None,
+        held_out: float = 0.0,
     ) -> None:
         names = [source.name for source in sources]
         if names != [source.name for source in config.sources]:
             raise ValueError(f"sources {names} are not those of the config")
         if len(set(names)) < len(names):
             raise ConfigError(f"data.sources has the names {', '.join(names)}; give each source its own")
-        self.samples = Samples(sources, builder, config, seed, stores, position)
+        self.samples = Samples(sources, builder, config, seed, stores, position, held_out)
         self.shares = shares([(source.role, source.weight) for source in config.sources], config.eta)
         self._parts = Parts.of(self.shares)
         self._sources = sources
         self._config = config
         self._pad_id = pad_id
-        self.identity = identity(config, seed, sources, self.shares)
+        self.identity = identity(config, seed, sources, self.shares, held_out)
         self._state = State.fresh(len(sources))
         self._told: list[BadRow] = []
         self._last: dict[int, tuple[int, Fitted | DataError]] = {}
@@ -106,7 +107,7 @@ class RowStream(Iterator[PackedRow]):
         counts = state.counts[i]
         if (
             not fitted.samples
-            and state.draws[i] == len(self._sources[i])
+            and state.draws[i] == self.samples.rows(i)
             and not counts.kept + counts.truncated
         ):
             raise DataError(
@@ -133,7 +134,7 @@ class RowStream(Iterator[PackedRow]):
     def _leave_out(self, i: int, k: int, error: DataError) -> None:
         state, limit = self._state, self._config.max_bad_rows
         state.skipped[i] += 1
-        if k >= len(self._sources[i]):
+        if k >= self.samples.rows(i):
             return  # told in the first pass
         row = bad_row(self._sources[i].name, error)
         state.bad[i] = counted(state.bad[i], row.reason)
@@ -182,7 +183,7 @@ class RowStream(Iterator[PackedRow]):
 
     def seen(self, epochs: float) -> float:
         """Which part of `epochs` passes is behind the source that has the least of them, 0 to 1."""
-        needed = [math.ceil(epochs * len(source)) for source in self._sources]
+        needed = [math.ceil(epochs * self.samples.rows(i)) for i in range(len(self._sources))]
         return min(
             (min(self.settled(i) / needed[i], 1.0) for i, share in enumerate(self.shares) if share),
             default=1.0,
@@ -198,7 +199,7 @@ class RowStream(Iterator[PackedRow]):
                 name=source.name,
                 share=float(self.shares[i]),
                 drawn=state.draws[i],
-                epochs=(state.draws[i] - waiting[i]) / len(source),
+                epochs=(state.draws[i] - waiting[i]) / self.samples.rows(i),
                 targets=state.targets[i],
                 packed=state.packed[i],
                 fill=state.packed[i].tokens / max(tokens, 1),

@@ -104,6 +104,34 @@ class Engine:
         if answer is None:  # in float32 DeepSpeed leaves such a step out by itself
             may_update(inf)
 
+    def evaluate(
+        self,
+        micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]],
+        passed: Callable[[], None],
+    ) -> None:
+        """Pass micro-batches of (inputs, labels) forward, as many on each data rank, and no gradient back.
+
+        The loss sees them as in a step. `passed` is called when one has left this stage. The next step finds all as it
+        would be without. A collective of all ranks.
+        """
+        engine, module = self._engine, cast(Any, self.module)
+        offset = module.micro_offset
+        hook = self.module.register_forward_hook(lambda *_: passed())
+        try:
+            engine.eval_batch(
+                iter(micro_batches),
+                reduce_output=cast(str, None),
+                bcast_loss=False,
+                num_micro_batches=len(micro_batches),
+            )
+        finally:
+            hook.remove()
+            self.module.train()
+        module.micro_offset = offset  # DeepSpeed counts forward passes, by which it would seed layers
+        engine.fwd_outputs, engine.total_loss = [], None
+        for name, held in engine.pipe_buffers.items():
+            engine.pipe_buffers[name] = [None] * len(held)  # their memory is the next step's
+
     def tell_gradients(self, look: Callable[[dict[str, torch.Tensor]], None]) -> None:
         """From now on `look` is given each step's gradients, summed over micro-batches and data ranks, before they are
         clipped and before `may_update` is asked: this rank's whole float32 slices, copies, by parameter name.
