@@ -22,7 +22,8 @@ class Layout:
     schedule: Schedule = "1f1b"
 
     def __str__(self) -> str:
-        return f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+        other = "" if self.schedule == "1f1b" else f" under {self.schedule}"
+        return f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}{other}"
 
     @property
     def world_size(self) -> int:

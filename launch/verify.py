@@ -112,7 +112,6 @@ def prepare(config: Config, most: int | None, folder: Path, name: str) -> tuple[
 
 def _head(name: str, config: Config, asked: Layout, automatic: bool, job: Job, small: ModelShape) -> str:
     words = [f"sequence {str(asked.sequence).lower()}", f"recompute {config.parallel.recompute}"]
-    words += [f"schedule {asked.schedule}"] if asked.schedule != "1f1b" else []
     requested = f"{asked}, {', '.join(words)}, micro_rows {config.batch.micro_rows}"
     requested += " (parallel.data=auto is taken as 2)" if automatic else ""
     folded = f"folded to {job.layout}" if job.layout != asked else "not folded"

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from layout_table import REFERENCE, TOLERANCE, Case, Curve, case, curve
 from rank_pool import RankPool
 from test_any_layout import SHARD, Size, assert_same, go_on, straight_run
-from tiny import read_weights, write_config, write_model
+from tiny import layout, read_weights, write_config, write_model
 
 LAYERS, ROWS = 7, 8
 """More layers than parts, so that parts are uneven; and micro-batches enough for three ranks, or for two copies."""
@@ -51,27 +52,24 @@ def test_a_tied_head(ranks: RankPool, tmp_path: Path) -> None:
     assert max(folded.distance(curve(ranks, config, REFERENCE))) < TOLERANCE
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_after_steps(dtype: str, ranks: RankPool, config: Path, tmp_path: Path) -> None:
-    """Beside 1F1B on as many ranks: what the last steps have made of the weights, in both precisions."""
-    found = []
+def test_bfloat16_beside_1f1b(ranks: RankPool, config: Path, tmp_path: Path) -> None:
+    """On as many ranks: what three steps have made of losses and weights."""
+    losses: list[list[float]] = []
+    weights: list[dict[str, torch.Tensor]] = []
     for schedule in ("1f1b", "dualpipev"):
-        overrides = [
-            *case(1, 2, schedule=schedule).overrides,
-            *(f"run.output_dir={tmp_path}/{schedule}", f"model.dtype={dtype}"),
-        ]
-        export = tmp_path / f"{schedule}-weights"
+        run = [f"run.output_dir={tmp_path}/{schedule}", "model.dtype=bfloat16"]
+        overrides, export = [*layout(1, 2, schedule=schedule), *run], tmp_path / f"{schedule}-weights"
         answers = ranks.run(
             "train_steps", 2, config=str(config), overrides=overrides, steps=3, export=str(export)
         )
-        found.append(([report["loss"] for report in answers[0]], read_weights(export)))
-    (losses, weights), (folded_losses, folded_weights) = found
-    # bfloat16 keeps 8 bits; the sums of gradients are float32 in both.
-    assert folded_losses == pytest.approx(losses, rel=1e-5 if dtype == "float32" else 1e-3)
-    assert folded_weights.keys() == weights.keys()
-    for name, weight in weights.items():
-        apart = (folded_weights[name].float() - weight.float()).abs().max() / weight.float().abs().max()
-        assert apart < (1e-5 if dtype == "float32" else 1e-2), name
+        losses.append([report["loss"] for report in answers[0]])
+        weights.append(read_weights(export))
+    # bfloat16 keeps 8 bits of a number; gradients are summed in float32, in the same order under both.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert weights[1].keys() == weights[0].keys()
+    for name, weight in weights[0].items():
+        apart = (weights[1][name].float() - weight.float()).abs().max() / weight.float().abs().max()
+        assert apart < 1e-2, name
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
@@ -82,8 +80,8 @@ def test_checkpoints_there_and_back(tied: bool, ranks: RankPool, tmp_path: Path)
     sections: dict[str, dict[str, Any]] = {"batch": {"rows": ROWS}, "train": {"steps": 3}}
     straight = straight_run(ranks, model, tmp_path, first, **sections)
     checkpoint = straight.checkpoint
-    chain = [Size(1, 1, 2), Size(1, 2, 2, "dualpipev"), Size(1, 4, 1), Size(1, 3, 1, "dualpipev")]
-    for number, size in enumerate(chain[:2] if tied else chain):
+    chain = [Size(1, 1, 2), Size(1, 2, 2, "dualpipev"), Size(1, 3, 1)]
+    for number, size in enumerate(chain[:1] if tied else chain):
         checkpoint = go_on(ranks, straight, size, checkpoint, tmp_path / str(number))
 
 

@@ -225,6 +225,7 @@ def test_dualpipev_that_works(config: Config) -> None:
         least = replace(config, parallel=parallel, batch=BatchConfig(rows=12 * copies, micro_rows=2))
         layout = check_config(least, SHAPE, 1000, 3 * copies)
         assert layout == Layout(1, 3, copies, schedule="dualpipev")
+        assert str(layout) == f"tensor 1 x pipeline 3 x data {copies} under dualpipev"
         assert [layout.stage_of(part) for part in range(layout.parts)] == [0, 1, 2, 2, 1, 0]
 
 

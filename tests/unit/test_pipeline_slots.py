@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.pipeline_slots import in_flight, step_slots
+from benchmarks.pipeline_slots import Pass, in_flight, programs, step_slots
+from configs.schema import Schedule
 from trainer.plan.speed import bubble
 
 RANKS = (2, 3, 4, 8)
-TIMES = (2, 3, 4, 8, 16)
+TIMES = (2, 3, 8)
 """Micro-batches for each rank."""
 
 
@@ -41,3 +42,13 @@ def test_what_is_in_flight(ranks: int) -> None:
         assert straight == [(min(micro, ranks - rank),) for rank in range(ranks)]
         folded = in_flight("dualpipev", ranks, micro)
         assert folded == [(2 * ranks - rank, rank + 1) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_dualpipev_sends_twice_as_many_messages(ranks: int) -> None:
+    def sent(schedule: Schedule) -> list[int]:
+        told = programs(schedule, ranks, 4 * ranks)
+        batches = ([action for action in program if not isinstance(action, Pass)] for program in told)
+        return [sum(message.sent for batch in rank for message in batch) for rank in batches]
+
+    assert sent("dualpipev") == [2 * count for count in sent("1f1b")]
