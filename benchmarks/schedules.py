@@ -2,7 +2,7 @@
 
 `python benchmarks/schedules.py [--pairs 5]` prints the ratio of their steps' times three ways: counted in slots from
 DeepSpeed's schedule classes; measured with the real engine, messages and updates, where each pass sleeps until its slot
-is over, so that few cores stand for many devices; and measured on two ranks that compute. `--record` writes it to
+is over, so that few cores stand for many devices; and, with `--compute`, on two ranks that compute. `--record` writes it to
 benchmarks/results/schedules.json.
 """
 
@@ -61,7 +61,10 @@ class Trial(NamedTuple):
     sleeps: bool
 
 
-TRIALS = [*(Trial(p, times * p, True) for p in (2, 4) for times in (2, 4)), Trial(2, 8, False)]
+TRIALS = [Trial(2, 4, True), Trial(4, 8, True), Trial(2, 8, True), Trial(4, 16, True)]
+"""The most telling first."""
+COMPUTING = Trial(2, 8, False)
+"""For which both cores of a machine have to be free."""
 
 
 class Passes:
@@ -202,6 +205,10 @@ def counted() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument(
+        "--trials", type=int, default=len(TRIALS), help="of those that sleep, the first so many"
+    )
+    parser.add_argument("--compute", action="store_true", help="also on two ranks that compute")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,7 +221,7 @@ def main() -> None:
         for size, sizes in MODELS.items():
             write_model(folder / size, sizes)
         measured = []
-        for trial in TRIALS:
+        for trial in [*TRIALS[: options.trials], *([COMPUTING] if options.compute else [])]:
             measured.append(start(trial, options.pairs, folder))
             print(json.dumps(measured[-1]), flush=True)
     result = {

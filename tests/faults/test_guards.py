@@ -65,7 +65,8 @@ def test_ranks_with_two_parts_leave_steps_out_too(
     dtype: str, kind: str, rank: int, pool: RankPool, tmp_path: Path
 ) -> None:
     """Under DualPipeV the first rank has the loss, and the fault is on one rank alone; the answer is on both."""
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, **heads}
     optimizer = {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}
     model = write_model(tmp_path / "model", num_hidden_layers=4, **sizes)
     config = write_config(tmp_path / "run.yaml", model, optimizer=optimizer, train={"steps": STEPS})
