@@ -99,10 +99,11 @@ def step_slots(schedule: Schedule, ranks: int, micro_batches: int, forward: floa
                     if rank not in asked:
                         asked[rank] = []
                         for sent, peer in action:
-                            ends = (sent, rank, peer) if sent else (sent, peer, rank)
-                            ready[(*ends, counts[ends])] = clock[rank]
-                            asked[rank].append((not sent, *ends[1:], counts[ends]))
-                            counts[ends] += 1
+                            source, target = (rank, peer) if sent else (peer, rank)
+                            number = counts[sent, source, target]
+                            counts[sent, source, target] += 1
+                            ready[sent, source, target, number] = clock[rank]
+                            asked[rank].append((not sent, source, target, number))
                         moved = True
                     if not all(other in ready for other in asked[rank]):
                         break

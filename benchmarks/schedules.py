@@ -2,8 +2,8 @@
 
 `python benchmarks/schedules.py [--pairs 5]` prints the ratio of their steps' times three ways: counted in slots from
 DeepSpeed's schedule classes; measured with the real engine, messages and updates, where each pass sleeps until its slot
-is over, so that few cores stand for many devices; and, with `--compute`, on two ranks that compute. `--record` writes it to
-benchmarks/results/schedules.json.
+is over, so that few cores stand for many devices; and, with `--compute`, on two ranks that compute. `--record` writes
+it to benchmarks/results/schedules.json.
 """
 
 from __future__ import annotations
