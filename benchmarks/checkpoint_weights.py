@@ -85,7 +85,7 @@ class Memory:
 def load_ours(folder: Path, rank: int) -> dict[str, Any]:
     """One tensor rank's slices into parameters made for them."""
     shape = ModelShape.from_folder(folder / "big")
-    table = stage_table(shape, 0, shape.layers + 3)
+    table = stage_table(shape, [range(shape.layers + 3)])
     memory, begun = Memory(), time.perf_counter()
     parameters = _empty(table, TENSOR, torch.bfloat16)
     load_weights(folder / "big", shape, table, parameters, rank, TENSOR)
@@ -137,8 +137,8 @@ class Writers:
 
     def __init__(self, folder: Path, grid: Grid) -> None:
         self.out, self._grid, tensor = folder / "out", grid, grid.layout.tensor
-        self._table = stage_table(BIG, 0, BIG.layers + 3)
-        self.plan = shard_plan(BIG, [0, BIG.layers + 3], 2, grid.layout, MOST_BYTES)
+        self._table = stage_table(BIG, [range(BIG.layers + 3)])
+        self.plan = shard_plan(BIG, [(range(BIG.layers + 3),)], 2, grid.layout, MOST_BYTES)
         parameters = _empty(self._table, tensor, torch.float32)  # as a trainer holds them
         load_weights(folder / "big", BIG, self._table, parameters, grid.tensor_rank, tensor)
         self._masters = {name: parameter.detach() for name, parameter in parameters.items()}

@@ -42,6 +42,7 @@ def check_layout(
         division.check()
     for limit in _limits(config, shape, layout, tokenizer_vocab):
         limit.check()
+    _check_schedule(config, shape, layout)
     return layout
 
 
@@ -262,6 +263,30 @@ class Limit:
             raise ConfigError(
                 f"{self.value_name}={self.value}: at most {self.high_name} ({self.high}); {self.remedy}"
             )
+
+
+def _check_schedule(config: Config, shape: ModelShape, layout: Layout) -> None:
+    """What DualPipeV needs beside what every schedule does. Raises ConfigError."""
+    if layout.schedule != "dualpipev":
+        return
+    given = f"parallel.schedule=dualpipev with parallel.pipeline={layout.pipeline}"
+    if layout.pipeline == 1:
+        raise ConfigError(
+            f"{given}: at least 2 needed; set parallel.schedule=1f1b or a larger parallel.pipeline"
+        )
+    if shape.layers < layout.parts:
+        fitting = f"parallel.pipeline={shape.layers // 2} or less, or " if shape.layers >= 4 else ""
+        raise ConfigError(
+            f"{given}: 2 parts for each rank = {layout.parts}, at most the model's layers ({shape.layers}); "
+            f"set {fitting}parallel.schedule=1f1b"
+        )
+    micro_batches, least = layout.micro_batches(config.batch), layout.least_micro_batches
+    if micro_batches < least:
+        rows = least * layout.data * config.batch.micro_rows
+        raise ConfigError(
+            f"{given}: {micro_batches} micro-batches of each copy of the model, at least 2 x pipeline = {least} "
+            f"needed; set batch.rows={rows} or more, a smaller batch.micro_rows, or parallel.schedule=1f1b"
+        )
 
 
 def _limits(

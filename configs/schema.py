@@ -11,6 +11,8 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+Schedule = Literal["1f1b", "dualpipev"]
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -41,7 +43,9 @@ class ParallelConfig:
     """Copies of the model; `auto` takes the processes left over by tensor x pipeline."""
     sequence: bool = False
     """Split norms and residual stream along the row between the tensor ranks."""
-    schedule: Literal["1f1b"] = "1f1b"
+    schedule: Schedule = "1f1b"
+    """The order of a stage's passes: one forward, one backward; or DualPipeV, in which each pipeline rank holds two
+    parts of the model and waits less for others, with more micro-batches in memory."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Which activations are computed again in the backward pass instead of being kept."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ from trainer.parallel.engine import Engine, build_engine, build_stages
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
 from trainer.random_states import restore_random_states
-from trainer.stages import balance, layer_costs
+from trainer.stages import Ranges, divide, layer_costs
 from trainer.start_up import phase_done
 from trainer.step import StepParts
 from trainer.step_log import check_log
@@ -123,9 +123,9 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
     if folder and progress:
         check_some_left(config, folder, progress.step, steps)
     phase_done("stream and checkpoint")
-    bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
-    table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
-    engine, loss = build_model(config, shape, grid, bounds, table, fresh_ids(builder), load=progress is None)
+    stages = divide(layer_costs(shape, config.data.sequence_length), layout)
+    table = stage_table(shape, stages[grid.stage])
+    engine, loss = build_model(config, shape, grid, stages, table, fresh_ids(builder), load=progress is None)
     phase_done("model and weights")
     guard = Guard()
     if folder and progress:
@@ -148,7 +148,7 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
         parts,
         builder,
         stream,
-        tuple(bounds),
+        stages,
         done,
         began,
         model,
@@ -165,7 +165,7 @@ def build_model(
     config: Config,
     shape: ModelShape,
     grid: Grid,
-    bounds: list[int],
+    stages: Sequence[Ranges],
     table: Table,
     fresh: range,
     *,
@@ -180,17 +180,17 @@ def build_model(
     loss = TargetLoss(
         shape.vocab, shape.hidden, groups_of(len(config.data.sources)), grid.tensor_group, grid.device
     )
-    stages = build_stages(layers, bounds, grid, loss)
-    head = head_weight(stages)
+    module = build_stages(layers, stages, grid, loss)
+    head = head_weight(module)
     if head is not None:
         loss.bind_head(head)
-    parameters = dict(stages.named_parameters())
+    parameters = dict(module.named_parameters())
     if load:
         folder, tensor = Path(config.model.path), grid.layout.tensor
         load_weights(folder, shape, table, parameters, grid.tensor_rank, tensor, fresh)
     engine = build_engine(
-        stages,
-        make_adamw(stages.parameters(), config.optimizer),
+        module,
+        make_adamw(module.parameters(), config.optimizer),
         micro_batches=grid.layout.micro_batches(config.batch),
         micro_rows=config.batch.micro_rows,
         data_ranks=grid.layout.data,

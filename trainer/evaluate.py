@@ -38,7 +38,7 @@ def evaluate(
     begun = time.perf_counter()
     grid, layout, config = parts.grid, parts.grid.layout, parts.config
     micro_rows = config.batch.micro_rows
-    batch = held_out.batch(layout.data * micro_rows)
+    batch = held_out.batch(layout.data * micro_rows, layout.least_micro_batches)
     numbers, calls = _numbered(batch.rows)
     tally = _Tally.empty(groups_of(len(held_out.sources)), calls, grid.device)
     micros = []
@@ -50,8 +50,8 @@ def evaluate(
         parts.engine.evaluate(micros, beat)
     stopped = torch.tensor([float(stop())], dtype=torch.float64, device=grid.device)
     told = [tally.losses, tally.right, tally.missed.flatten()]
-    if not grid.last_stage or grid.tensor_rank != 0:
-        told = [torch.zeros_like(each) for each in told]  # tensor ranks have the same, earlier stages nothing
+    if not parts.loss.is_here or grid.tensor_rank != 0:
+        told = [torch.zeros_like(each) for each in told]  # tensor ranks have the same, other stages nothing
     both = torch.cat((*told, stopped))
     dist.all_reduce(both)
     losses, right, missed, (stopping,) = both.cpu().split([len(each) for each in (*told, stopped)])

@@ -16,7 +16,7 @@ from configs.schema import Config
 from configs.shapes import ModelShape
 from trainer.metrics import StepReport
 from trainer.parallel.grid import Grid
-from trainer.plan.layouts import Choice
+from trainer.plan.layouts import Choice, is_planned
 from trainer.plan.setup import NETWORK_GBIT, Cluster
 from trainer.plan.told import choice_json
 
@@ -32,8 +32,11 @@ class Forecast:
     """The device's type is known; else no time is predicted."""
 
 
-def forecast(config: Config, shape: ModelShape, grid: Grid) -> Forecast:
-    """The plan of the run that this rank is a part of; the same on all ranks."""
+def forecast(config: Config, shape: ModelShape, grid: Grid) -> Forecast | None:
+    """The plan of the run that this rank is a part of; the same on all ranks. None for a schedule that is not
+    planned."""
+    if not is_planned(config):
+        return None
     world = grid.layout.world_size
     cuda = grid.device.type == "cuda"
     gpu = gpu_named(torch.cuda.get_device_name(grid.device)) if cuda else None
@@ -43,15 +46,18 @@ def forecast(config: Config, shape: ModelShape, grid: Grid) -> Forecast:
     return Forecast(Choice.of(config, shape, cluster, grid.layout), gpu is not None)
 
 
-def write_forecast(forecast: Forecast, folder: Path) -> dict[str, Any]:
-    """`plan.json` in a run's folder, and what stands in it. Raises OSError."""
+def write_forecast(forecast: Forecast | None, folder: Path) -> dict[str, Any]:
+    """`plan.json` in a run's folder, and what stands in it; none, where there is no plan. Raises OSError."""
+    if forecast is None:
+        (folder / PLAN).unlink(missing_ok=True)  # of a start under another schedule
+        return {}
     told = choice_json(forecast.choice, timed=forecast.timed)
     (folder / PLAN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return told
 
 
 def compared(forecast: Forecast | None, report: StepReport, grid: Grid) -> str:
-    """Predicted against measured, in a line; empty where there are no GPUs. There it is a collective of all ranks.
+    """Predicted against measured, in a line; empty without a plan or GPUs. Else it is a collective of all ranks.
 
     Time is the step's, memory the most that torch has allocated on any rank.
     """

@@ -26,6 +26,7 @@ from trainer.evaluate import evaluate, is_due
 from trainer.evaluations import EvaluationLog
 from trainer.forecast import COMPARED, Forecast, compared
 from trainer.guard import Guard
+from trainer.stages import Ranges
 from trainer.step import StepParts, Wishes, train_step
 from trainer.tracker import Tracker
 from trainer.watchdog import beat, begins, meets_alike
@@ -39,8 +40,8 @@ class Run:
     builder: SampleBuilder
     """Template and tokenizer, which go into every checkpoint."""
     stream: RowStream
-    bounds: tuple[int, ...]
-    """Pipeline layers at which stages begin, closed by their number."""
+    stages: tuple[Ranges, ...]
+    """Pipeline layers of each stage."""
     done: int
     """Steps taken before this start."""
     began: str | None
@@ -162,7 +163,7 @@ def save(run: Run, saver: Saver, step: int, data: State, guard: Guard, *, ends: 
 
 def saver_of(run: Run) -> Saver:
     parts = run.parts
-    return Saver(parts.config, run.builder, parts.shape, run.bounds, parts.engine, parts.grid)
+    return Saver(parts.config, run.builder, parts.shape, run.stages, parts.engine, parts.grid)
 
 
 @contextmanager

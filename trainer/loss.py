@@ -15,7 +15,7 @@ Look = Callable[[torch.Tensor, Sequence[torch.Tensor]], None]
 
 
 class TargetLoss:
-    """What the last stage computes from its hidden states and a micro-batch's shifted labels.
+    """What the rank with the head computes from its hidden states and a micro-batch's shifted labels.
 
     The head's product is taken at the targets only: most of an agent row is observation and prompt, and a
     position without a target has no part in the loss. Every tensor rank computes the same value.
@@ -51,8 +51,13 @@ class TargetLoss:
         )
 
     def bind_head(self, weight: torch.Tensor) -> None:
-        """Give the last stage's loss this rank's rows of the output matrix, [vocabulary / tp, h]."""
+        """Give the loss this rank's rows of the output matrix, [vocabulary / tp, h], where it holds any."""
         self._head = weight
+
+    @property
+    def is_here(self) -> bool:
+        """This rank's pipeline stage holds the head, and so computes the loss."""
+        return self._head is not None
 
     def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scaled sum over the micro-batch's targets, a float32 scalar; 0 where it has none.

@@ -139,8 +139,8 @@ class _Shared:
 def _share(parts: StepParts, norm: float, wishes: Wishes, data_hash: str) -> _Shared:
     """One sum over all ranks, so that no two of them judge a step by numbers that differ in a bit."""
     sums = parts.loss.take_sums()
-    if not parts.grid.last_stage or parts.grid.tensor_rank != 0:
-        sums.zero_()  # tensor ranks hold the same sums, earlier stages none
+    if not parts.loss.is_here or parts.grid.tensor_rank != 0:
+        sums.zero_()  # tensor ranks hold the same sums, stages without the head none
     mark = int(data_hash[:_MARK] or "0", 16)
     # All ranks have one mark exactly if their squares' mean is their mean's square; float64 holds these exactly.
     own = [norm, float(wishes.stop), float(wishes.give_up), mark, mark * mark]

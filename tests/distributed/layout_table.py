@@ -52,12 +52,14 @@ def case(
     sequence: bool = False,
     recompute: str = "none",
     micro_rows: int = 1,
+    schedule: str = "1f1b",
 ) -> Case:
     words = [f"TP{tensor} PP{pipeline} DP{data}"]
     words += ["sequence"] if sequence else []
     words += [f"recompute {recompute}"] if recompute != "none" else []
+    words += [schedule] if schedule != "1f1b" else []
     words += [f"micro_rows {micro_rows}"] if micro_rows > 1 else []
-    overrides = layout(tensor, pipeline, data, sequence=sequence, recompute=recompute)
+    overrides = layout(tensor, pipeline, data, sequence=sequence, recompute=recompute, schedule=schedule)
     return Case(", ".join(words), [*overrides, f"batch.micro_rows={micro_rows}"], tensor * pipeline * data)
 
 

@@ -43,7 +43,7 @@ from trainer.model.names import Piece
 from trainer.model.stack import llama_layers
 from trainer.parallel.cpu import prepare_cpu_host
 from trainer.parallel.grid import current_grid, start_grid, stop_grid
-from trainer.stages import balance, layer_costs
+from trainer.stages import divide, layer_costs
 from trainer.step import train_step
 from trainer.verify.job import Answer, Job, Who
 from trainer.verify.rank import run_rank
@@ -281,7 +281,7 @@ def stage_parameters(
     """
     prepare_cpu_host()
     layout, model = Layout(*sizes, sequence=True), ModelShape.from_folder(shape)
-    bounds = balance(layer_costs(model, sequence_length), layout.pipeline)
+    stages = divide(layer_costs(model, sequence_length), layout)
     found: dict[str, dict[str, list[int]]] = {}
     for rank in ranks:
         dist.init_process_group("fake", rank=rank, world_size=layout.world_size, store=FakeStore())
@@ -293,7 +293,8 @@ def stage_parameters(
         with torch.device("meta"):
             found[str(rank)] = {
                 f"{index}.{name}": list(parameter.shape)
-                for index in range(bounds[grid.stage], bounds[grid.stage + 1])
+                for part in stages[grid.stage]
+                for index in part
                 for name, parameter in layers[index].build().named_parameters()
             }
         stop_grid()

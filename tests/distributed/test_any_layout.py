@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +23,20 @@ class Size(NamedTuple):
     tensor: int
     pipeline: int
     data: int
+    schedule: str = "1f1b"
+
+    @property
+    def processes(self) -> int:
+        return self.tensor * self.pipeline * self.data
 
     @property
     def overrides(self) -> list[str]:
-        return layout(*self, sequence=self.tensor > 2)
+        sizes = (self.tensor, self.pipeline, self.data)
+        return layout(*sizes, sequence=self.tensor > 2, schedule=self.schedule)
 
     def __str__(self) -> str:
-        return "x".join(str(ranks) for ranks in self)
+        sizes = f"{self.tensor}x{self.pipeline}x{self.data}"
+        return sizes if self.schedule == "1f1b" else f"{sizes} {self.schedule}"
 
 
 CHAIN = [
@@ -72,11 +78,13 @@ class Straight(NamedTuple):
     """Of the steps after those."""
 
 
-def straight_run(ranks: RankPool, model: Path, folder: Path, /, **changes: dict[str, Any]) -> Straight:
+def straight_run(
+    ranks: RankPool, model: Path, folder: Path, first: Size = CHAIN[0], /, **changes: dict[str, Any]
+) -> Straight:
     sections: dict[str, dict[str, Any]] = {"train": {"steps": DONE + MORE}, "checkpoint": {"every": DONE}}
     optimizer = {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}
     config = write_config(folder / "run.yaml", model, optimizer=optimizer, **sections | changes)
-    ranks.run("train_run", 4, config=str(config), overrides=CHAIN[0].overrides, max_bytes=SHARD)
+    ranks.run("train_run", first.processes, config=str(config), overrides=first.overrides, max_bytes=SHARD)
     metrics = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in metrics[DONE:]]
     return Straight(config, folder / "run/checkpoints" / f"step-{DONE:08d}", losses)
@@ -139,9 +147,9 @@ def go_on(ranks: RankPool, straight: Straight, size: Size, checkpoint: Path, run
     """Resume from a checkpoint on another layout, which has the same state and next loss; returns what it saved."""
     settings = [*size.overrides, f"checkpoint.resume={checkpoint}", f"run.output_dir={run}"]
     losses = ranks.run(
-        "save_and_go_on", prod(size), config=str(straight.config), overrides=settings, max_bytes=SHARD
+        "save_and_go_on", size.processes, config=str(straight.config), overrides=settings, max_bytes=SHARD
     )
-    assert losses == [pytest.approx(straight.losses[0], rel=1e-6)] * prod(size)
+    assert losses == [pytest.approx(straight.losses[0], rel=1e-6)] * size.processes
     saved = run / "checkpoints" / checkpoint.name
     assert_same(saved, straight.checkpoint)
     return saved
@@ -195,7 +203,7 @@ def test_losses_stay_the_same(size: Size, ranks: RankPool, straight: Straight, t
     settings = [*size.overrides, f"checkpoint.resume={straight.checkpoint}", f"run.output_dir={tmp_path}"]
     ranks.run(
         "train_run",
-        prod(size),
+        size.processes,
         config=str(straight.config),
         overrides=settings,
         max_bytes=SHARD,
@@ -210,10 +218,10 @@ def test_bfloat16_and_a_tied_head(ranks: RankPool, tied_model: Path, tmp_path: P
     changes = {"model": {"dtype": "bfloat16"}, "train": {"steps": DONE + 1}}
     tied = straight_run(ranks, tied_model, tmp_path, **changes)
     for size in (Size(1, 4, 1), Size(4, 1, 2)):
-        run = tmp_path / f"on{prod(size)}"
+        run = tmp_path / f"on{size.processes}"
         settings = [*size.overrides, f"checkpoint.resume={tied.checkpoint}", f"run.output_dir={run}"]
         losses = ranks.run(
-            "save_and_go_on", prod(size), config=str(tied.config), overrides=settings, max_bytes=SHARD
+            "save_and_go_on", size.processes, config=str(tied.config), overrides=settings, max_bytes=SHARD
         )
         assert losses[0] == pytest.approx(tied.losses[0], rel=1e-2)  # bfloat16 sums in another order
         assert_same(run / "checkpoints" / tied.checkpoint.name, tied.checkpoint)

@@ -22,6 +22,7 @@ LAYOUTS = {
     "TP2 PP2 sequence": (layout(2, 2, sequence=True), 4),
     "PP3": (layout(1, 3), 3),
     "DP2": (layout(1, 1, 2), 2),
+    "PP2 dualpipev": ([*layout(1, 2), "parallel.schedule=dualpipev"], 2),
 }
 NAMES = ("agent", "general")
 SAMPLES = 11

@@ -35,8 +35,28 @@ from configs.load import load_config
 from launch.waiting_launcher import LAUNCHER, TOO_EARLY
 
 KEYS = [
-    *("step", "loss", "loss_by_source", "lr", "grad_norm", "targets", "tokens", "rows", "fill"),
-    *("step_seconds", "tokens_per_second", "data_wait_seconds", "data_hash", "skipped", "mfu"),
+    *(
+        "step",
+        "loss",
+        "loss_by_source",
+        "loss_by_kind",
+        "lr",
+        "grad_norm",
+        "targets",
+        "tokens",
+        "target_share",
+    ),
+    *(
+        "rows",
+        "fill",
+        "step_seconds",
+        "tokens_per_second",
+        "data_wait_seconds",
+        "data_hash",
+        "skipped",
+        "memory",
+    ),
+    "mfu",
 ]
 
 

@@ -13,7 +13,7 @@ from configs.layout import Layout, resolve_layout
 from configs.load import load_config
 from configs.shapes import SHAPES, ModelShape
 from trainer.model.names import Piece, owned_table, stage_table
-from trainer.stages import balance, layer_costs
+from trainer.stages import divide, layer_costs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Processes each config is meant for, and the parameters that Meta's models have.
@@ -59,15 +59,15 @@ def test_every_tensor_has_one_home(name: str, ranks: RankPool, tmp_path: Path) -
         "stage_parameters", 1, shape=str(tmp_path), sequence_length=length, sizes=sizes, ranks=asked
     )[0]
 
-    bounds = balance(layer_costs(shape, length), layout.pipeline)
+    stages = divide(layer_costs(shape, length), layout)
     for stage in range(layout.pipeline):
-        table = stage_table(shape, bounds[stage], bounds[stage + 1])
+        table = stage_table(shape, stages[stage])
         expected = {name: parameter_shape(pieces, layout.tensor) for name, pieces in table.items()}
         for tensor_rank in (0, layout.tensor - 1):
             assert found[str(rank_of(layout, tensor_rank, stage))] == expected
 
     owned = [
-        piece for s in range(layout.pipeline) for ps in owned_table(shape, bounds, s).values() for piece in ps
+        piece for s in range(layout.pipeline) for ps in owned_table(shape, stages, s).values() for piece in ps
     ]
     assert Counter(piece.name for piece in owned) == Counter(shape.tensors().keys())
     for piece in owned:

@@ -70,7 +70,13 @@ def write_config(file: Path, model: Path, /, **sections: dict[str, Any]) -> Path
 
 
 def layout(
-    tensor: int = 1, pipeline: int = 1, data: int = 1, *, sequence: bool = False, recompute: str = "none"
+    tensor: int = 1,
+    pipeline: int = 1,
+    data: int = 1,
+    *,
+    sequence: bool = False,
+    recompute: str = "none",
+    schedule: str = "1f1b",
 ) -> list[str]:
     """Overrides of a config that lay the run out so."""
     return [
@@ -79,6 +85,7 @@ def layout(
         f"parallel.data={data}",
         f"parallel.sequence={str(sequence).lower()}",
         f"parallel.recompute={recompute}",
+        f"parallel.schedule={schedule}",
     ]
 
 

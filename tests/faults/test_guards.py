@@ -13,6 +13,7 @@ from trials import Trials
 
 from configs.load import load_config
 from tests.distributed.rank_pool import RankError, RankPool
+from tests.distributed.tiny import layout, write_config, write_model
 from trainer.optimizer import learning_rate
 
 KINDS = ("nan", "inf", "bit", "loss")
@@ -55,6 +56,24 @@ def test_what_one_data_rank_alone_has_is_left_out_by_all(
     run, settings = straight("DP2"), ["model.dtype=bfloat16"]
     spoilt = [{"step": 3, "rank": 1, "kind": "late"}]
     check(spoilt_run(pool, run, tmp_path, spoilt=spoilt, stop=0, settings=settings), [3], run, settings)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "rank"), [("float32", "nan", 1), ("bfloat16", "loss", 0)], ids=["nan", "loss"]
+)
+def test_ranks_with_two_parts_leave_steps_out_too(
+    dtype: str, kind: str, rank: int, pool: RankPool, tmp_path: Path
+) -> None:
+    """Under DualPipeV the first rank has the loss, and the fault is on one rank alone; the answer is on both."""
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, **heads}
+    optimizer = {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}
+    model = write_model(tmp_path / "model", num_hidden_layers=4, **sizes)
+    config = write_config(tmp_path / "run.yaml", model, optimizer=optimizer, train={"steps": STEPS})
+    overrides = tuple(layout(1, 2, schedule="dualpipev"))
+    run, settings = Straight(pool, config, overrides, 2, tmp_path / "run", {}), [f"model.dtype={dtype}"]
+    spoilt = [{"step": 3, "rank": rank, "kind": kind}]
+    check(spoilt_run(pool, run, run.folder, spoilt=spoilt, stop=0, settings=settings), [3], run, settings)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -219,6 +219,39 @@ def test_layout_against_the_model(
         assert word in line
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "rows", "words"),
+    [
+        (1, 8, ["pipeline=1: at least 2 needed; set parallel.schedule=1f1b or"]),
+        (4, 16, ["pipeline=4: ", "= 8, at most the model's layers (6); set parallel.pipeline=3 or less, or"]),
+        (
+            3,
+            10,
+            ["pipeline=3: 5 micro-batches", "at least 2 x pipeline = 6 needed; set batch.rows=12 or more"],
+        ),
+    ],
+)
+def test_what_dualpipev_needs(config: Config, pipeline: int, rows: int, words: list[str]) -> None:
+    parallel = ParallelConfig(pipeline=pipeline, schedule="dualpipev")
+    config = replace(config, parallel=parallel, batch=BatchConfig(rows=rows, micro_rows=2))
+    line = refusal(config, processes=pipeline)
+    assert line.startswith("parallel.schedule=dualpipev with parallel.")
+    for word in words:
+        assert word in line
+    assert "parallel.schedule=1f1b" in line
+
+
+def test_dualpipev_that_works(config: Config) -> None:
+    """With the fewest layers and micro-batches that do, on one copy of the model and on two."""
+    parallel = ParallelConfig(pipeline=3, schedule="dualpipev")
+    for copies in (1, 2):
+        least = replace(config, parallel=parallel, batch=BatchConfig(rows=12 * copies, micro_rows=2))
+        layout = check_config(least, SHAPE, 1000, 3 * copies)
+        assert layout == Layout(1, 3, copies, schedule="dualpipev")
+        assert str(layout) == f"tensor 1 x pipeline 3 x data {copies} under dualpipev"
+        assert [layout.stage_of(part) for part in range(layout.parts)] == [0, 1, 2, 2, 1, 0]
+
+
 def test_tokenizer_larger_than_the_model(config: Config) -> None:
     line = refusal(config, vocab=1001)
     assert "tokenizer vocabulary=1001" in line

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.layout import Layout
+from configs.schema import Schedule
 from configs.shapes import SHAPES, ModelShape
 from trainer.verify.fold import batch_rows, fold
 from trainer.verify.small_shape import small_shape
 
 SIZES = st.integers(1, 16)
-LAYOUTS = st.builds(Layout, SIZES, SIZES, SIZES, st.booleans())
+LAYOUTS = st.builds(Layout, SIZES, SIZES, SIZES, st.booleans(), st.sampled_from(get_args(Schedule)))
 RANKS = st.integers(1, 24)
 
 
@@ -50,6 +52,7 @@ def test_it_fits_and_is_no_longer_than_asked(asked: Layout, ranks: int, rows: in
     assert layout.data <= asked.data
     assert not asked.sequence or length % layout.tensor == 0
     assert asked.world_size > ranks or layout == asked
+    assert layout.schedule == asked.schedule or layout.pipeline == 1
 
 
 @given(LAYOUTS, st.integers(3, 24), st.integers(1, 64))
@@ -72,7 +75,8 @@ def test_a_batch_has_two_rows_for_each_copy(asked: Layout, ranks: int, length: i
     layout = fold(replace(asked, sequence=False), ranks, length)
     rows = batch_rows(layout, length, 32_000)
     assert rows % (2 * layout.data) == 0  # micro-batches of one row, or of two
-    assert rows <= max(4, 2 * layout.data)
+    assert rows // (2 * layout.data) >= layout.least_micro_batches
+    assert rows <= max(4, 2 * layout.data * layout.least_micro_batches)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_the_small_model_keeps_the_architecture(
         vocab=32_003,
         hidden=4096,
         intermediate=11_008,
-        layers=16,
+        layers=32,
         heads=kv_heads * group,
         kv_heads=kv_heads,
         head_dim=128,
@@ -113,7 +117,7 @@ def test_the_small_model_keeps_the_architecture(
     assert small.heads / small.kv_heads == group
     assert small.kv_heads % layout.tensor == 0
     assert small.intermediate % layout.tensor == 0
-    assert layout.pipeline <= small.layers <= layout.pipeline + 1
+    assert layout.parts <= small.layers <= layout.parts + 1
     assert small.head_dim % 2 == 0
     kept = {"vocab", "max_positions", "norm_eps", "tied", "rope"}
     assert all(getattr(small, name) == getattr(whole, name) for name in kept)

@@ -15,7 +15,7 @@ from configs.layout import Layout
 from configs.schema import BatchConfig, Config, ParallelConfig
 from configs.shapes import SHAPES
 from trainer import forecast as module
-from trainer.forecast import Forecast, compared, forecast, write_forecast
+from trainer.forecast import compared, forecast, write_forecast
 from trainer.metrics import StepReport
 
 LAYOUT = Layout(2, 2, 2)
@@ -48,6 +48,7 @@ def on_gpus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_written_at_the_start(tmp_path: Path, on_gpus: list[float]) -> None:
     plan = forecast(CONFIG, SHAPES["llama2-7b"], grid("cuda"))
+    assert plan is not None
     write_forecast(plan, tmp_path)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["layout"] == {"tensor": 2, "pipeline": 2, "data": 2}
@@ -55,6 +56,17 @@ def test_written_at_the_start(tmp_path: Path, on_gpus: list[float]) -> None:
     assert written["stages"][0]["traffic"]["data"]["link"] == "node"
     assert written["stages"][0]["traffic"]["pipeline"]["link"] == "network"
     assert on_gpus == []  # nothing is shared for it
+
+
+def test_none_under_a_schedule_that_is_not_planned(tmp_path: Path, on_gpus: list[float]) -> None:
+    """Nor one that is left from a start under another."""
+    write_forecast(forecast(CONFIG, SHAPES["llama2-7b"], grid("cuda")), tmp_path)
+    folded = replace(CONFIG, parallel=replace(CONFIG.parallel, schedule="dualpipev"))
+    plan = forecast(folded, SHAPES["llama2-7b"], grid("cuda"))
+    write_forecast(plan, tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+    assert compared(plan, REPORT, grid("cuda")) == ""
+    assert on_gpus == []
 
 
 def test_without_gpus_no_time_is_predicted_and_nothing_is_said(tmp_path: Path) -> None:
@@ -69,6 +81,7 @@ def test_without_gpus_no_time_is_predicted_and_nothing_is_said(tmp_path: Path) -
 
 def test_compared_on_gpus(on_gpus: list[float]) -> None:
     plan = forecast(CONFIG, SHAPES["llama2-7b"], grid("cuda"))
+    assert plan is not None
     report: StepReport = REPORT
     said = compared(plan, report, grid("cuda"))
     assert on_gpus == [30e9]
@@ -83,5 +96,6 @@ def test_compared_on_gpus(on_gpus: list[float]) -> None:
 
 
 def test_a_forecast_holds_the_runs_own_layout() -> None:
-    plan: Forecast = forecast(CONFIG, SHAPES["llama2-7b"], grid("cpu"))
+    plan = forecast(CONFIG, SHAPES["llama2-7b"], grid("cpu"))
+    assert plan is not None
     assert plan.choice.setup.layout == LAYOUT

@@ -43,8 +43,8 @@ def test_one_rank_there_and_back(dtype: torch.dtype, tied: bool, single_rank: Gr
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     save_file(weights, tmp_path / "in/model.safetensors")
-    bounds = [0, shape.layers + 3]
-    table = stage_table(shape, *bounds)
+    stages = [(range(shape.layers + 3),)]
+    table = stage_table(shape, stages[0])
     heights = {name: sum(piece.shape[0] for piece in pieces) for name, pieces in table.items()}
     parameters = {
         name: nn.Parameter(torch.full((heights[name], *pieces[0].shape[1:]), float("nan"), dtype=dtype))
@@ -54,7 +54,7 @@ def test_one_rank_there_and_back(dtype: torch.dtype, tied: bool, single_rank: Gr
     both = parameters["1.feed_forward.gate_up.weight"]
     gate, up = (weights[f"model.layers.0.mlp.{name}_proj.weight"] for name in ("gate", "up"))
     assert torch.equal(both, torch.cat([gate, up]))  # SwiGLU takes its gate from the first half
-    (shard,) = shard_plan(shape, bounds, dtype.itemsize, Layout(1, 1, 1))
+    (shard,) = shard_plan(shape, stages, dtype.itemsize, Layout(1, 1, 1))
     masters = {name: parameter.detach().float() for name, parameter in parameters.items()}
     failures = Postponed(tmp_path / "mark")
     written = write_shards(tmp_path / "out", {shard: masters}, table, dtype, single_rank, failures)
@@ -72,8 +72,8 @@ def test_all_ranks_have_a_tensor_before_any_writes(
     rank: int, single_rank: Grid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Else one would write while the others wait in the gather of theirs."""
-    layout, bounds = Layout(2, 1, 1), [0, TINY.layers + 3]
-    plan = shard_plan(TINY, bounds, 4, layout, 1200, 0)[:2]
+    layout, stages = Layout(2, 1, 1), [(range(TINY.layers + 3),)]
+    plan = shard_plan(TINY, stages, 4, layout, 1200, 0)[:2]
     assert [shard.tensor_rank for shard in plan] == [0, 1]
     firsts = [shard.names[:2] for shard in plan]
     gathered: list[str] = []
@@ -93,7 +93,7 @@ def test_all_ranks_have_a_tensor_before_any_writes(
     monkeypatch.setattr(hf_export, "gather_piece", gather)
     monkeypatch.setattr(hf_export, "write_stream", written)
     grid = replace(single_rank, layout=layout, tensor_rank=rank)
-    table = stage_table(TINY, *bounds)
+    table = stage_table(TINY, stages[0])
     weights = {name: torch.zeros(400, 12) for name in table}
     write_shards(
         tmp_path, dict.fromkeys(plan, weights), table, torch.float32, grid, Postponed(tmp_path / "mark")
@@ -103,9 +103,9 @@ def test_all_ranks_have_a_tensor_before_any_writes(
 
 def test_where_one_has_failed_nobody_writes_on(single_rank: Grid, tmp_path: Path) -> None:
     """Of a large model that would be minutes for nothing. All still gather what the others wait for."""
-    bounds = [0, TINY.layers + 3]
-    table = stage_table(TINY, *bounds)
-    plan = shard_plan(TINY, bounds, 4, single_rank.layout, 1200, 0)
+    stages = [(range(TINY.layers + 3),)]
+    table = stage_table(TINY, stages[0])
+    plan = shard_plan(TINY, stages, 4, single_rank.layout, 1200, 0)
     weights = {
         name: torch.zeros(sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
         for name, pieces in table.items()
@@ -127,15 +127,15 @@ def test_what_was_gathered_lasts_until_the_next_but_one_is_asked_for(
     single_rank: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is written meanwhile."""
-    layout, bounds = Layout(2, 1, 1), [0, TINY.layers + 3]
-    shard = shard_plan(TINY, bounds, 4, layout)[0]
+    layout, stages = Layout(2, 1, 1), [(range(TINY.layers + 3),)]
+    shard = shard_plan(TINY, stages, 4, layout)[0]
 
     def gather(own: torch.Tensor, slices: list[torch.Tensor], **_: object) -> None:
         for rank, part in enumerate(slices):
             part.copy_(own + 1000 * rank)
 
     monkeypatch.setattr(hf_export.dist, "gather", gather)
-    table = stage_table(TINY, *bounds)
+    table = stage_table(TINY, stages[0])
     weights = {
         name: torch.full((sum(piece.slice_shape(2)[0] for piece in pieces), *pieces[0].slice_shape(2)[1:]), i)
         for i, (name, pieces) in enumerate(table.items())
@@ -156,7 +156,7 @@ def test_what_was_gathered_lasts_until_the_next_but_one_is_asked_for(
 def test_rows_that_pad_the_vocabulary_are_zero(tensor: int, tmp_path: Path) -> None:
     weights = {name: torch.randn(size) for name, size in TINY.tensors().items()}
     save_file(weights, tmp_path / "model.safetensors")
-    table = {"0.word.weight": stage_table(TINY, 0, 1)["0.word.weight"]}
+    table = {"0.word.weight": stage_table(TINY, [range(1)])["0.word.weight"]}
     rows = -(-TINY.vocab // tensor)
     slices: list[torch.Tensor] = []
     for rank in range(tensor):
@@ -173,7 +173,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         {name: torch.zeros(size) for name, size in TINY.tensors().items()}, tmp_path / "model.safetensors"
     )
     wider = replace(TINY, hidden=9)
-    table = {"0.word.weight": stage_table(wider, 0, 1)["0.word.weight"]}
+    table = {"0.word.weight": stage_table(wider, [range(1)])["0.word.weight"]}
     parameters = {"0.word.weight": nn.Parameter(torch.zeros(11, 9))}
     with pytest.raises(ValueError, match=r"embed_tokens.weight has shape \(11, 8\).*\(11, 9\)"):
         load_weights(tmp_path, wider, table, parameters, 0, 1)
@@ -194,7 +194,7 @@ def grown_slices(
     """Embedding and head as `tensor` ranks hold them together, padding included."""
     table = {
         name: pieces
-        for name, pieces in stage_table(shape, 0, shape.layers + 3).items()
+        for name, pieces in stage_table(shape, [range(shape.layers + 3)]).items()
         if pieces[0].name in ("model.embed_tokens.weight", "lm_head.weight")
     }
     rows = -(-shape.vocab // tensor)

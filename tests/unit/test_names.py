@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 import torch
@@ -10,18 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from configs.layout import Layout
+from configs.schema import Schedule
 from configs.shapes import SHAPES, ModelShape
 from trainer.model.names import Piece, check_names, owned_table, row_offsets, stage_table
-from trainer.stages import balance
+from trainer.stages import Ranges, divide
 
 
 @st.composite
-def divided_shapes(draw: st.DrawFn) -> tuple[ModelShape, list[int], int]:
-    """A small Llama, its stages' bounds, and the number of tensor ranks."""
+def divided_shapes(draw: st.DrawFn) -> tuple[ModelShape, tuple[Ranges, ...], int]:
+    """A small Llama, its stages' layers, and the number of tensor ranks."""
     tensor = draw(st.sampled_from([1, 2, 3, 4]))
     kv_heads = tensor * draw(st.integers(1, 2))
     head_dim = draw(st.sampled_from([2, 4]))
-    layers = draw(st.integers(1, 4))
+    schedule = draw(st.sampled_from(get_args(Schedule)))
+    stages = draw(st.integers(1, 4 if schedule == "1f1b" else 2))
+    layout = Layout(tensor, stages, 1, schedule=schedule)
+    layers = draw(st.integers(layout.parts, 5))
     shape = ModelShape(
         vocab=draw(st.integers(5, 40)),
         hidden=draw(st.integers(3, 9)),
@@ -33,9 +39,8 @@ def divided_shapes(draw: st.DrawFn) -> tuple[ModelShape, list[int], int]:
         max_positions=16,
         tied=draw(st.booleans()),
     )
-    stages = draw(st.integers(1, layers))
     costs = draw(st.lists(st.floats(0, 9), min_size=layers + 3, max_size=layers + 3))
-    return shape, balance(costs, stages), tensor
+    return shape, divide(costs, layout), tensor
 
 
 def rank_slice(whole: torch.Tensor, piece: Piece, rank: int, tensor: int) -> torch.Tensor:
@@ -57,9 +62,9 @@ def joined(slices: list[torch.Tensor], piece: Piece) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=60)
 @given(divided_shapes())
-def test_there_and_back(case: tuple[ModelShape, list[int], int]) -> None:
+def test_there_and_back(case: tuple[ModelShape, tuple[Ranges, ...], int]) -> None:
     """Every tensor, numbered cell by cell, comes back whole from the ranks' parameters, exactly once."""
-    shape, bounds, tensor = case
+    shape, stages, tensor = case
     number = 0
     model: dict[str, torch.Tensor] = {}
     for name, size in shape.tensors().items():
@@ -67,9 +72,9 @@ def test_there_and_back(case: tuple[ModelShape, list[int], int]) -> None:
         model[name] = torch.arange(number + 1, number + count + 1, dtype=torch.float64).float().reshape(size)
         number += count
     back: Counter[str] = Counter()
-    for stage in range(len(bounds) - 1):
-        table = stage_table(shape, bounds[stage], bounds[stage + 1])
-        owned = owned_table(shape, bounds, stage)
+    for stage in range(len(stages)):
+        table = stage_table(shape, stages[stage])
+        owned = owned_table(shape, stages, stage)
         assert owned.items() <= table.items()
         for name, pieces in owned.items():
             parameters = [
@@ -86,10 +91,10 @@ def test_there_and_back(case: tuple[ModelShape, list[int], int]) -> None:
 
 @settings(deadline=None)
 @given(divided_shapes())
-def test_a_rank_has_whole_heads(case: tuple[ModelShape, list[int], int]) -> None:
+def test_a_rank_has_whole_heads(case: tuple[ModelShape, tuple[Ranges, ...], int]) -> None:
     """Queries share the key-value heads of their own rank: heads are cut between, not through."""
     shape, _, tensor = case
-    query, key, value = stage_table(shape, 1, 2)["1.attention.qkv.weight"]
+    query, key, value = stage_table(shape, [range(1, 2)])["1.attention.qkv.weight"]
     assert [piece.name.split(".")[-2] for piece in (query, key, value)] == ["q_proj", "k_proj", "v_proj"]
     group = shape.heads // shape.kv_heads
     for rank in range(tensor):
@@ -112,15 +117,25 @@ def test_names_and_shapes_are_those_of_transformers() -> None:
         )
         shape = ModelShape(33, 24, 20, 2, 6, 2, 4, 2048, tied=tied)
         theirs = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
-        pieces = [piece for pieces in owned_table(shape, [0, 5], 0).values() for piece in pieces]
+        pieces = [piece for pieces in owned_table(shape, [(range(5),)], 0).values() for piece in pieces]
         assert {piece.name: piece.shape for piece in pieces} == theirs
 
 
 def test_a_tied_embedding_is_on_both_ends_and_owned_by_the_first() -> None:
     shape = ModelShape(33, 24, 20, 4, 6, 2, 4, 2048, tied=True)
     name = "tied_modules.embedding.word.weight"
-    assert [name in stage_table(shape, a, b) for a, b in ((0, 2), (2, 4), (4, 7))] == [True, False, True]
-    assert [name in owned_table(shape, [0, 2, 4, 7], stage) for stage in range(3)] == [True, False, False]
+    stages = [(range(2),), (range(2, 4),), (range(4, 7),)]
+    assert [name in stage_table(shape, held) for held in stages] == [True, False, True]
+    assert [name in owned_table(shape, stages, stage) for stage in range(3)] == [True, False, False]
+
+
+def test_a_tied_embedding_is_once_on_a_rank_with_both_ends() -> None:
+    shape = ModelShape(33, 24, 20, 4, 6, 2, 4, 2048, tied=True)
+    stages = [(range(2), range(4, 7)), (range(2, 3), range(3, 4))]
+    names = [
+        piece.name for stage in range(2) for ps in owned_table(shape, stages, stage).values() for piece in ps
+    ]
+    assert Counter(names) == Counter(shape.tensors().keys())
 
 
 def test_missing_tensors_are_counted_and_named() -> None:

@@ -123,6 +123,14 @@ def test_a_refusal_for_memory_names_what_would_help(folder: Path) -> None:
     assert helped.own in helped.ranked
 
 
+def test_a_schedule_that_is_not_planned_is_refused(folder: Path) -> None:
+    """Rather than told 1F1B's numbers."""
+    config = config_of(folder, pipeline=2, schedule="dualpipev")
+    refusal = r"parallel\.schedule=dualpipev: .* 1f1b alone; set parallel\.schedule=1f1b"
+    with pytest.raises(ConfigError, match=refusal):
+        make_plan(config, SHAPES["llama2-7b"], Cluster(GPUS["h100"], 2, 8, 50e9), 2)
+
+
 def test_no_layout_on_too_few_gpus(folder: Path) -> None:
     plan = make_plan(config_of(folder), SHAPES["llama2-70b"], Cluster(GPUS["a100-40"], 4, 8, 50e9), 4)
     assert plan.ranked == []

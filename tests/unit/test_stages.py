@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from configs.layout import Layout
 from configs.shapes import SHAPES, ModelShape
-from trainer.stages import balance, layer_costs
+from trainer.stages import balance, divide, layer_costs
 
 COSTS = st.floats(0, 1e6, allow_nan=False) | st.integers(0, 5).map(float)
 
@@ -49,6 +50,17 @@ def test_by_hand() -> None:
     assert balance([0, 10, 10, 10, 10, 0, 21], 2) == [0, 4, 7]  # the head weighs two layers
     assert balance([0, 10, 10, 10, 10, 0, 0], 4) == [0, 2, 3, 4, 7]
     assert balance([5, 1, 1, 1], 1) == [0, 4]
+
+
+@given(problems())
+def test_a_folded_pipeline_has_the_same_parts(problem: tuple[list[float], int]) -> None:
+    """Out through the ranks and back: the first holds the first part and the last, the last rank two in the middle."""
+    costs, parts = problem
+    ranks = max(1, parts // 2)
+    straight = [part for (part,) in divide(costs, Layout(1, 2 * ranks, 1))] if parts > 1 else []
+    if straight:
+        folded = divide(costs, Layout(1, ranks, 1, schedule="dualpipev"))
+        assert list(folded) == [(straight[r], straight[-1 - r]) for r in range(ranks)]
 
 
 def test_more_stages_than_layers() -> None:

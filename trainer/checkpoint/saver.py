@@ -30,6 +30,7 @@ from trainer.parallel.engine import Engine
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid
 from trainer.random_states import random_states
+from trainer.stages import Ranges
 
 GIVEN_UP = ".given-up"
 """In the folder of a checkpoint that a rank could not write its part of."""
@@ -46,7 +47,7 @@ class Saver:
         config: Config,
         builder: SampleBuilder,
         shape: ModelShape,
-        bounds: Sequence[int],
+        stages: Sequence[Ranges],
         engine: Engine,
         grid: Grid,
     ) -> None:
@@ -54,9 +55,9 @@ class Saver:
         self._engine, self._grid = engine, grid
         self._checkpoints = Path(config.run.output_dir) / "checkpoints"
         self._dtype: torch.dtype = getattr(torch, config.model.dtype)
-        self._plan = shard_plan(shape, bounds, self._dtype.itemsize, grid.layout)
-        self._parts = saved_parts(shape, bounds, grid.layout.tensor, self._plan)
-        self._table = owned_table(shape, bounds, grid.stage)
+        self._plan = shard_plan(shape, stages, self._dtype.itemsize, grid.layout)
+        self._parts = saved_parts(shape, stages, grid.layout.tensor, self._plan)
+        self._table = owned_table(shape, stages, grid.stage)
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
         self._news: deque[str] = deque()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from configs.layout import Layout
 from configs.shapes import ModelShape
 from trainer.model.names import owned_table
+from trainer.stages import Ranges
 
 MOST_BYTES = 2_000_000_000
 """Of a weight file. What lies beside one, six times as much of bfloat16, is copied at a time where a checkpoint is not
@@ -38,7 +39,7 @@ class Shard:
 
 def shard_plan(
     shape: ModelShape,
-    bounds: Sequence[int],
+    stages: Sequence[Ranges],
     item_bytes: int,
     layout: Layout,
     most_bytes: int = MOST_BYTES,
@@ -49,8 +50,8 @@ def shard_plan(
     Large stages are cut into as many files as they have ranks, which then write them at the same time.
     """
     groups: list[_Group] = []
-    for stage in range(len(bounds) - 1):
-        table = owned_table(shape, bounds, stage)
+    for stage in range(len(stages)):
+        table = owned_table(shape, stages, stage)
         sizes = {name: sum(prod(p.shape) for p in pieces) * item_bytes for name, pieces in table.items()}
         share = -(-sum(sizes.values()) // (layout.data * layout.tensor))
         limit = min(most_bytes, max(least_bytes, share + max(sizes.values())))
@@ -72,7 +73,7 @@ def shard_plan(
             data_rank=number % layout.data,
             tensor_rank=number // layout.data % layout.tensor,
             parameters=tuple(parameters),
-            names=tuple(p.name for name in parameters for p in owned_table(shape, bounds, stage)[name]),
+            names=tuple(p.name for name in parameters for p in owned_table(shape, stages, stage)[name]),
         )
         for file, (stage, number, parameters) in zip(files, groups, strict=True)
     ]

@@ -19,6 +19,7 @@ from configs.errors import ConfigError
 from configs.shapes import ModelShape
 from trainer.checkpoint.shards import Shard
 from trainer.model.names import Piece, owned_table, row_offsets
+from trainer.stages import Ranges
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 """What is kept of each tensor, in float32: the weight and AdamW's moments."""
@@ -42,11 +43,11 @@ def state_file(shard: Shard, tensor_rank: int) -> str:
     return f"{shard.file.removesuffix('.safetensors')}-tensor-{tensor_rank:02d}.safetensors"
 
 
-def saved_parts(shape: ModelShape, bounds: Sequence[int], tensor: int, plan: Sequence[Shard]) -> Parts:
+def saved_parts(shape: ModelShape, stages: Sequence[Ranges], tensor: int, plan: Sequence[Shard]) -> Parts:
     """What so many tensor ranks write."""
     found: Parts = {}
     for shard in plan:
-        table = owned_table(shape, bounds, shard.stage)
+        table = owned_table(shape, stages, shard.stage)
         for piece in (piece for name in shard.parameters for piece in table[name]):
             cuts = (piece.bounds(rank, tensor) for rank in range(tensor))
             files = (state_file(shard, rank) for rank in range(tensor))

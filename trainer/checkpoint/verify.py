@@ -82,7 +82,9 @@ def _verify_contents(folder: Path, records: Records) -> Iterator[Found]:
     with ExitStack() as stack:
         weights = _Files(stack)
         reader = stack.enter_context(PartReader(state, parts))
-        for piece in (piece for held in stage_table(shape, 0, shape.layers + 3).values() for piece in held):
+        for piece in (
+            piece for held in stage_table(shape, [range(shape.layers + 3)]).values() for piece in held
+        ):
             name = piece.name
             weight = weights.tensor(files[name], name)
             if tuple(weight.shape) != piece.shape:

@@ -36,10 +36,11 @@ class HeldOut:
     """`chain` of all samples in the rows, in their order."""
     pad_id: int
 
-    def batch(self, turn: int) -> GlobalBatch:
-        """The rows, and empty ones behind them up to a multiple of `turn`, rows that all data ranks take at a time."""
+    def batch(self, turn: int, turns: int = 1) -> GlobalBatch:
+        """The rows, and empty ones behind them up to a multiple of `turn`, rows that all data ranks take at a time, and
+        at least so many of it."""
         length = len(self.rows[0].tokens)
-        numbers = range(len(self.rows), -(-len(self.rows) // turn) * turn)
+        numbers = range(len(self.rows), max(turns, -(-len(self.rows) // turn)) * turn)
         empty = [pack_row([], [], index=index, length=length, pad_id=self.pad_id) for index in numbers]
         return GlobalBatch((*self.rows, *empty))
 

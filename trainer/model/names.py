@@ -5,12 +5,14 @@ Import copies along it, export copies back along it, so the two cannot drift apa
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from configs.errors import ConfigError
 from configs.shapes import ModelShape
+from trainer.stages import Ranges
 
 Split = Literal["rows", "columns", "none"]
 
@@ -60,11 +62,11 @@ _DECODER: dict[str, tuple[tuple[str, Split], ...]] = {
 }
 
 
-def stage_table(shape: ModelShape, first: int, last: int) -> Table:
-    """Pieces of each parameter of pipeline layers `first` to `last` - 1, by its name in the pipeline.
+def stage_table(shape: ModelShape, ranges: Iterable[range]) -> Table:
+    """Pieces of each parameter of these pipeline layers, by its name in the pipeline.
 
     Pipeline layers are the embedding (0), the decoder layers, the final norm and the head. A tied head is the
-    embedding's own parameter under `tied_modules`, on the stages of both.
+    embedding's own parameter under `tied_modules`, once on each stage that has one of the two or both.
     """
     whole = shape.tensors()
     head = shape.layers + 2
@@ -73,7 +75,7 @@ def stage_table(shape: ModelShape, first: int, last: int) -> Table:
         return Piece(name, whole[name], split)
 
     table: Table = {}
-    for index in range(first, last):
+    for index in chain.from_iterable(ranges):
         if index in (0, head) and shape.tied:
             table["tied_modules.embedding.word.weight"] = (piece("model.embed_tokens.weight", "rows"),)
         elif index == 0:
@@ -89,9 +91,9 @@ def stage_table(shape: ModelShape, first: int, last: int) -> Table:
     return table
 
 
-def owned_table(shape: ModelShape, bounds: Sequence[int], stage: int) -> Table:
+def owned_table(shape: ModelShape, stages: Sequence[Ranges], stage: int) -> Table:
     """What a stage writes: its table, but a tied embedding belongs to the first stage alone."""
-    table = stage_table(shape, bounds[stage], bounds[stage + 1])
+    table = stage_table(shape, stages[stage])
     if stage > 0:
         table.pop("tied_modules.embedding.word.weight", None)
     return table

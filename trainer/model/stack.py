@@ -26,9 +26,10 @@ def _pass_on(embedding: Embedding, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def head_weight(stages: Stages) -> torch.Tensor | None:
-    """The output matrix [vocabulary / tp, h], tied or its own, where this is the last stage; else None."""
-    if stages.stage_id != len(stages.bounds) - 2:
+    """The output matrix [vocabulary / tp, h], tied or its own, where this rank holds the last layer; else None."""
+    last = stages.bounds[-1] - 1
+    if not any(last in part for part in stages.held):
         return None
     parameters = dict(stages.named_parameters())
     tied = f"tied_modules.{TIED}.word.weight"
-    return parameters[tied] if tied in parameters else parameters[f"{stages.bounds[-1] - 1}.weight"]
+    return parameters[tied] if tied in parameters else parameters[f"{last}.weight"]

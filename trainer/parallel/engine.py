@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 from deepspeed.utils import logger as deepspeed_logger
@@ -26,7 +27,9 @@ from deepspeed.utils import (
 )
 from torch import nn
 
+from configs.schema import Schedule
 from trainer.parallel.grid import Grid
+from trainer.stages import Ranges
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # In bfloat16 each data rank has a norm of its own sum, and one that alone found it not finite would leave the others in
@@ -39,27 +42,46 @@ class Stages(PipelineModule):
     """A pipeline whose parts are given instead of guessed from parameter counts."""
 
     bounds: list[int]
+    """Layers at which parts begin, in the order of the forward pass, closed by the number of layers."""
+    held: Ranges
+    """This rank's."""
 
-    def __init__(self, layers: Sequence[LayerSpec], bounds: Sequence[int], **options: Any) -> None:
-        self.bounds = list(bounds)
+    def __init__(
+        self, layers: Sequence[LayerSpec], stages: Sequence[Ranges], stage: int, **options: Any
+    ) -> None:
+        self.bounds = [*sorted(part.start for held in stages for part in held), len(layers)]
+        self.held = stages[stage]
         super().__init__(layers=list(layers), **options)
 
     def _partition_layers(self, method: str = "") -> None:
         self.parts = self.bounds
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
+    def rest(self) -> None:
+        """Be as after a step."""
+
+
+class FoldedStages(DualPipeVModule, Stages):
+    """The same with two parts on each rank: DeepSpeed builds both, and chooses its engine by this class."""
+
+    def rest(self) -> None:
+        self.activate_phase(0)
+
+
+MODULES: dict[Schedule, type[Stages]] = {"1f1b": Stages, "dualpipev": FoldedStages}
+
 
 def build_stages(
-    layers: Sequence[LayerSpec], bounds: Sequence[int], grid: Grid, loss: Callable[..., torch.Tensor]
+    layers: Sequence[LayerSpec], stages: Sequence[Ranges], grid: Grid, loss: Callable[..., torch.Tensor]
 ) -> Stages:
-    """This stage's layers, `bounds[stage]` to `bounds[stage + 1]` of all, on the rank's device."""
+    """This rank's layers, those of `stages[grid.stage]`, on the rank's device."""
     layout = grid.layout
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     with _quiet():
         deepspeed.init_distributed(
             dist.get_backend(), auto_mpi_discovery=False
         )  # takes the groups that are up
-        return Stages(layers, bounds, topology=topology, loss_fn=loss)
+        return MODULES[layout.schedule](layers, stages, grid.stage, topology=topology, loss_fn=loss)
 
 
 class Engine:
@@ -127,6 +149,7 @@ class Engine:
         finally:
             hook.remove()
             self.module.train()
+            self.module.rest()
         module.micro_offset = offset  # DeepSpeed counts forward passes, by which it would seed layers
         engine.fwd_outputs, engine.total_loss = [], None
         for name, held in engine.pipe_buffers.items():

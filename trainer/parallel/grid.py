@@ -34,10 +34,6 @@ class Grid:
     """This rank's tensor group, likewise."""
 
     @property
-    def last_stage(self) -> bool:
-        return self.stage == self.layout.pipeline - 1
-
-    @property
     def is_main(self) -> bool:
         """The one rank that prints, logs and commits."""
         return self.rank == 0

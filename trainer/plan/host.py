@@ -28,11 +28,11 @@ class Saving:
 def saving(setup: Setup) -> Saving:
     """As `trainer.checkpoint.saver` divides the writing among ranks."""
     layout, per_node = setup.layout, setup.cluster.per_node
-    plan = shard_plan(setup.shape, setup.bounds, setup.item, layout)
+    plan = shard_plan(setup.shape, setup.stages, setup.item, layout)
     background: dict[int, int] = {}
     at_once: dict[int, int] = {}
     for stage in range(layout.pipeline):
-        table = owned_table(setup.shape, setup.bounds, stage)
+        table = owned_table(setup.shape, setup.stages, stage)
         rounds = own_shards(plan, stage, layout.data)
         for data_rank in range(layout.data):
             copies = [

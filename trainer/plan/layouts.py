@@ -86,7 +86,15 @@ class Plan:
 
 
 def make_plan(config: Config, shape: ModelShape, cluster: Cluster, processes: int) -> Plan:
-    """The config's own layout on so many processes, and all others on the cluster's GPUs."""
+    """The config's own layout on so many processes, and all others on the cluster's GPUs.
+
+    Raises ConfigError for a schedule that no plan counts.
+    """
+    if not is_planned(config):
+        raise ConfigError(
+            f"parallel.schedule={config.parallel.schedule}: memory and time are planned for 1f1b alone; set "
+            "parallel.schedule=1f1b for a plan of the same layout, and see in the README what dualpipev changes"
+        )
     ranked: list[Choice] = []
     refused: list[Refused] = []
     for layout in _layouts(cluster.gpus):
@@ -100,6 +108,11 @@ def make_plan(config: Config, shape: ModelShape, cluster: Cluster, processes: in
     if isinstance(own, Choice) and own not in ranked:
         ranked = sorted([own, *ranked], key=_order)
     return Plan(own, ranked, refused)
+
+
+def is_planned(config: Config) -> bool:
+    """Memory in flight, waiting and traffic are those of 1F1B."""
+    return config.parallel.schedule == "1f1b"
 
 
 def check_nodes(layout: Layout, cluster: Cluster) -> None:

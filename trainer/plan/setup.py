@@ -10,7 +10,7 @@ from configs.gpus import Gpu
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
-from trainer.stages import balance, layer_costs
+from trainer.stages import Ranges, divide, layer_costs
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -61,9 +61,9 @@ class Setup:
         )
 
     @cached_property
-    def bounds(self) -> tuple[int, ...]:
-        """Pipeline layers at which stages begin, closed by their number."""
-        return _bounds(tuple(layer_costs(self.shape, self.length)), self.layout.pipeline)
+    def stages(self) -> tuple[Ranges, ...]:
+        """Pipeline layers of each stage."""
+        return _stages(tuple(layer_costs(self.shape, self.length)), self.layout)
 
     @property
     def micro_batches(self) -> int:
@@ -86,8 +86,7 @@ class Setup:
 
     def decoders(self, stage: int) -> int:
         """Decoder layers of a stage: pipeline layers 1 to `shape.layers`."""
-        first, last = self.bounds[stage], self.bounds[stage + 1]
-        return min(last, self.shape.layers + 1) - max(first, 1)
+        return sum(min(p.stop, self.shape.layers + 1) - max(p.start, 1) for p in self.stages[stage])
 
     def first(self, stage: int) -> bool:
         return stage == 0
@@ -101,5 +100,5 @@ class Setup:
 
 
 @cache
-def _bounds(costs: tuple[float, ...], stages: int) -> tuple[int, ...]:
-    return tuple(balance(costs, stages))
+def _stages(costs: tuple[float, ...], layout: Layout) -> tuple[Ranges, ...]:
+    return divide(costs, layout)

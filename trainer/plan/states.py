@@ -60,7 +60,7 @@ def held(setup: Setup, stage: int) -> Held:
 def _numbers(sizes: tuple[int, ...], tied: bool, tensor: int, first: int, last: int) -> Held:
     """Of pipeline layers `first` to `last` - 1 of a model; `sizes` in ModelShape's order."""
     found = {2: 0, 1: 0}
-    for pieces in stage_table(ModelShape(*sizes, tied=tied), first, last).values():
+    for pieces in stage_table(ModelShape(*sizes, tied=tied), [range(first, last)]).values():
         found[len(pieces[0].shape)] += sum(prod(piece.slice_shape(tensor)) for piece in pieces)
     return Held(found[2], found[1])
 

@@ -28,9 +28,10 @@ def fold(asked: Layout, ranks: int, length: int) -> Layout:
 
 
 def batch_rows(layout: Layout, length: int, vocab: int) -> int:
-    """Rows of `length` tokens in a batch: four, or two where that is too much, and two for each copy at the least."""
+    """Rows of `length` tokens in a batch: four, or two where that is too much, and for each copy at the least those of
+    as many micro-batches of two rows as the schedule needs."""
     most = _ROWS if _ROWS * length * vocab <= _WORK else _ROWS // 2
-    return layout.data * max(2, most // layout.data)
+    return layout.data * max(2 * layout.least_micro_batches, most // layout.data)
 
 
 def _smaller(asked: Layout, ranks: int, length: int) -> Iterator[Layout]:
@@ -41,8 +42,9 @@ def _smaller(asked: Layout, ranks: int, length: int) -> Iterator[Layout]:
         if asked.sequence and length % tensor:
             continue
         for pipeline in range(1, min(asked.pipeline, ranks // tensor) + 1):
+            schedule = asked.schedule if pipeline > 1 else "1f1b"  # one rank has nothing to wait for
             for data in range(1, min(asked.data, ranks // (tensor * pipeline)) + 1):
-                yield Layout(tensor, pipeline, data, asked.sequence)
+                yield Layout(tensor, pipeline, data, asked.sequence, schedule)
 
 
 def _lacks(asked: Layout, layout: Layout) -> tuple[int, ...]:

@@ -133,7 +133,7 @@ def _tellers(job: Job) -> list[int]:
 
 def _pieces(job: Job) -> dict[str, Piece]:
     shape = ModelShape.from_folder(job.model)
-    table = stage_table(shape, 0, shape.layers + 3)
+    table = stage_table(shape, [range(shape.layers + 3)])
     return {piece.name: piece for pieces in table.values() for piece in pieces}
 
 

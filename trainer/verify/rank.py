@@ -22,7 +22,7 @@ from trainer.metrics import StepReport
 from trainer.model.names import Table, row_offsets, stage_table
 from trainer.parallel.exchange import exchange
 from trainer.parallel.grid import Grid, start_grid
-from trainer.stages import balance, layer_costs
+from trainer.stages import Ranges, divide, layer_costs
 from trainer.step import StepParts, train_step
 from trainer.verify.isolation import lost_positions, replaced, stream_leaks, unlike_restarts, with_neighbours
 from trainer.verify.job import STEPS, Answer, Job, Tell, Who, rows_hash
@@ -61,9 +61,9 @@ def run_rank(job: Job, who: Who, tell: Tell) -> None:
     if {*exchange(own, grid)} != {own}:
         return  # of rows that differ, collectives of other sizes are made
     shape = ModelShape.from_folder(job.model)
-    bounds = balance(layer_costs(shape, config.data.sequence_length), layout.pipeline)
-    table = stage_table(shape, bounds[grid.stage], bounds[grid.stage + 1])
-    rank = Rank(job, who, grid, config, shape, bounds, table, tell)
+    stages = divide(layer_costs(shape, config.data.sequence_length), layout)
+    table = stage_table(shape, stages[grid.stage])
+    rank = Rank(job, who, grid, config, shape, stages, table, tell)
     asked = rank.build(job.recompute if who == "layout" else "none", job.micro_rows)
     # The one process is there to tell a fault of the layout from one of the model: by its first step.
     for step, batch in enumerate(batches if who == "layout" else batches[:1], start=1):
@@ -85,7 +85,7 @@ class Rank:
     grid: Grid
     config: Config
     shape: ModelShape
-    bounds: list[int]
+    stages: tuple[Ranges, ...]
     table: Table
     tell: Tell
 
@@ -98,7 +98,7 @@ class Rank:
             batch=replace(self.config.batch, micro_rows=micro_rows),
         )
         engine, loss = build_model(
-            config, self.shape, self.grid, self.bounds, self.table, range(0), load=True
+            config, self.shape, self.grid, self.stages, self.table, range(0), load=True
         )
         names = tuple(source.name for source in config.data.sources)
         return Observer(StepParts(config, self.shape, self.grid, engine, loss, names, STEPS))
@@ -160,7 +160,7 @@ class Rank:
         }
 
     def _sample_losses(self, seen: Observer, batch: GlobalBatch) -> list[tuple[int, int, float]]:
-        if not self.grid.last_stage:
+        if not seen.parts.loss.is_here:
             return []
         return sample_losses(seen.losses, batch, self._place(seen), self._micros(seen, batch))
 

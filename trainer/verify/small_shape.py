@@ -16,7 +16,7 @@ def small_shape(shape: ModelShape, asked: Layout, layout: Layout) -> ModelShape:
 
     Kept are the number of query heads for each key-value head, the ratio of the feed-forward width, the vocabulary, a
     tied head, the rotary embedding, the norms' epsilon and the most positions. A tensor rank has one key-value head
-    where one of `asked` has, else two, since their order is then of account. One layer more than stages makes stages
+    where one of `asked` has, else two, since their order is then of account. One layer more than parts makes parts
     uneven.
     """
     each = 1 if shape.kv_heads <= asked.tensor else 2
@@ -26,7 +26,7 @@ def small_shape(shape: ModelShape, asked: Layout, layout: Layout) -> ModelShape:
         shape,
         hidden=HIDDEN,
         intermediate=share * layout.tensor,
-        layers=max(layout.pipeline, min(shape.layers, layout.pipeline + 1)),
+        layers=max(layout.parts, min(shape.layers, layout.parts + 1)),
         heads=kv_heads * (shape.heads // shape.kv_heads),
         kv_heads=kv_heads,
         head_dim=HEAD_DIM,
