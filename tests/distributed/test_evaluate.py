@@ -158,7 +158,10 @@ def test_training_does_not_notice(
     without = ranks.run("steps_between", processes, **settings, rows=None)
     beside = ranks.run("steps_between", processes, **settings, rows=case.rows)
     assert beside == without
-    assert without[0]["counters"]["PipelineEngine.global_steps"] == 2
+    steps = {
+        name: value for name, value in without[0]["counters"].items() if name.endswith("Engine.global_steps")
+    }
+    assert set(steps.values()) == {2}
 
 
 EVALUATED = {"data": {"sequence_length": 512}, "evaluation": {"held_out": 0.02, "rows": 3}}
