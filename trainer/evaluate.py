@@ -15,7 +15,7 @@ from tokenization.sample import SpanKind
 from trainer.data.calls import call_numbers
 from trainer.data.groups import KINDS, count_targets, groups_of, means
 from trainer.data.held_out import HeldOut
-from trainer.data.micro_batch import shifted, to_micro_batch
+from trainer.data.micro_batch import GlobalBatch, shifted, to_micro_batch
 from trainer.data.rows import PackedRow
 from trainer.evaluations import EvaluationReport
 from trainer.step import StepParts
@@ -38,7 +38,7 @@ def evaluate(
     begun = time.perf_counter()
     grid, layout, config = parts.grid, parts.grid.layout, parts.config
     micro_rows = config.batch.micro_rows
-    batch = held_out.batch(layout.data * micro_rows, layout.least_micro_batches)
+    batch = GlobalBatch(held_out.padded(layout.data * micro_rows, layout.least_micro_batches))
     numbers, calls = _numbered(batch.rows)
     tally = _Tally.empty(groups_of(len(held_out.sources)), calls, grid.device)
     micros = []

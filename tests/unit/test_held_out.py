@@ -19,8 +19,10 @@ from configs.errors import ConfigError
 from configs.schema import Config, DataConfig, EvaluationConfig, SourceConfig
 from tokenization.errors import DataError
 from trainer.data.held_out import HeldOut, open_held_out
+from trainer.data.micro_batch import GlobalBatch
 from trainer.data.open import Data
 from trainer.data.order import SourceOrder, held_out_count, held_out_order
+from trainer.data.packing import pack_row
 from trainer.data.rows import IGNORED
 from trainer.data.sources import Source
 
@@ -154,7 +156,7 @@ def test_bad_rows_are_met_as_data_on_error_says(capsys: pytest.CaptureFixture[st
 def test_empty_rows_make_the_batch_even() -> None:
     rows: dict[str, list[Row]] = {"a": [(20, True)] * 20, "b": [(20, True)] * 20}
     found = looked_at(rows, held_out=0.5, rows=5)
-    batch = found.batch(4)
+    batch = GlobalBatch(found.padded(4))
     assert batch.rows[:5] == found.rows
     assert [row.index for row in batch.rows] == list(range(8))
     for row in batch.rows[5:]:
@@ -162,6 +164,14 @@ def test_empty_rows_make_the_batch_even() -> None:
         assert (row.labels == IGNORED).all()
         assert (row.tokens == PAD).all()
         assert row.positions.tolist() == list(range(LENGTH))
-    assert found.batch(5).rows == found.rows
+    assert found.padded(5) == found.rows
     micro = list(islice(batch.micro_batches(1, 2, 2), 2))
     assert [len(each.tokens) for each in micro] == [2, 2]
+
+
+def test_a_schedule_that_needs_micro_batches_gets_empty_ones() -> None:
+    rows = tuple(pack_row([], [], index=index, length=8, pad_id=0) for index in range(3))
+    found = HeldOut(rows, ("a",), "", 0)
+    assert [row.index for row in found.padded(2)] == [0, 1, 2, 3]
+    assert [row.index for row in found.padded(2, 4)] == list(range(8))
+    assert all(row.filled == 0 for row in found.padded(2, 4))

@@ -11,7 +11,6 @@ import numpy as np
 from configs.schema import Config
 from tokenization.errors import DataError
 from tokenization.sample import TokenizedSample
-from trainer.data.micro_batch import GlobalBatch
 from trainer.data.notices import tell_once
 from trainer.data.open import Data, cache_folder
 from trainer.data.order import held_out_order
@@ -36,13 +35,13 @@ class HeldOut:
     """`chain` of all samples in the rows, in their order."""
     pad_id: int
 
-    def batch(self, turn: int, turns: int = 1) -> GlobalBatch:
+    def padded(self, turn: int, turns: int = 1) -> tuple[PackedRow, ...]:
         """The rows, and empty ones behind them up to a multiple of `turn`, rows that all data ranks take at a time, and
         at least so many of it."""
         length = len(self.rows[0].tokens)
         numbers = range(len(self.rows), max(turns, -(-len(self.rows) // turn)) * turn)
         empty = [pack_row([], [], index=index, length=length, pad_id=self.pad_id) for index in numbers]
-        return GlobalBatch((*self.rows, *empty))
+        return (*self.rows, *empty)
 
 
 def open_held_out(config: Config, data: Data) -> HeldOut:
