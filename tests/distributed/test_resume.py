@@ -22,7 +22,7 @@ FAR = {"optimizer": {"lr": 1e-3, "schedule": "cosine", "warmup_ratio": 0.3}, "tr
 def measured(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    clock = ("step_seconds", "tokens_per_second", "data_wait_seconds", "mfu")
+    clock = ("step_seconds", "tokens_per_second", "data_wait_seconds", "memory", "mfu")
     return [{key: value for key, value in line.items() if key not in clock} for line in lines]
 
 
