@@ -21,7 +21,7 @@ NAMES = ("TP2 files", "PP2", "DP2")
 """Of the layouts."""
 STEPS = 4
 """Of each run, with a checkpoint after every one."""
-_CLOCK = ("_seconds", "_per_second", "mfu")
+_CLOCK = ("_seconds", "_per_second", "memory", "mfu")
 _OWN = ("training_state/config.yaml",)
 """Of a checkpoint's files those that name the run's own folder."""
 
