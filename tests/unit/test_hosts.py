@@ -91,7 +91,7 @@ def test_ssh_hands_on_what_libraries_read_and_no_keys() -> None:
         "HF_TOKEN": "secret",
         "WANDB_API_KEY": "secret",
         "CUDA_VISIBLE_DEVICES": "3",
-        "HOME": "/root",
+        "HOME": "/home/me",
     }
     command = reach("ssh", "gpu1", environment)
     assert command[:4] == ["ssh", "-o", "BatchMode=yes", "gpu1"]
