@@ -30,15 +30,16 @@ _SYNC_S = 300.0
 def main(argv: Sequence[str]) -> int:
     from launch.cli import main as command
 
+    settings = [word for word in argv if word != "--traceback"]
     try:
-        command_line = [*argv, *resumes(argv, os.environ)]
+        more = resumes(settings, os.environ)
     except (ConfigError, OSError):
-        command_line = [*argv]  # the training tells what is wrong
-    code = command(["train", *command_line])
+        more = []  # the training tells what is wrong
+    code = command(["train", *argv, *more])
     if code == REQUEUE:
         requeue(os.environ)
     elif code != ConfigError.exit_code:
-        sync_wandb(command_line)
+        sync_wandb([*settings, *more])
     return code
 
 
@@ -72,9 +73,8 @@ def requeue(environment: Mapping[str, str]) -> None:
         if not state or state[1] != "RUNNING":
             return  # it is cancelled, or queued again already
         print(f"agenttune: job {job} is queued again, to go on", file=sys.stderr, flush=True)
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # it ends this process, which would keep the job from its queue
+        # By which Slurm ends this process: as long as it lives the job is not in the queue.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         scontrol("requeue", job)
     except ConfigError as error:
         print(f"agenttune: {error}", file=sys.stderr)

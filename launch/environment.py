@@ -32,5 +32,5 @@ def free_port() -> int:
     while True:
         port = 10_000 + secrets.randbelow(20_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))  # ranks of other hosts come by other addresses than this one's loopback
             return port

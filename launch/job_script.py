@@ -1,4 +1,4 @@
-"""A job script for Slurm: one task a node is not asked for, since the job itself reaches its nodes."""
+"""A job script for Slurm. It starts the training once, on the job's first node, and that reaches the others."""
 
 from __future__ import annotations
 
