@@ -40,7 +40,8 @@ class ManyHosts:
         self._address = os.environ.get("MASTER_ADDR") or (
             node_address(self._names[0]) if self._by == "srun" else self._names[0]
         )
-        self._events: queue.Queue[tuple[int, Mapping[str, Any]]] = queue.Queue()
+        # Not `Queue`: a signal's handler puts something in, whatever this thread is at, and must find no lock.
+        self._events: queue.SimpleQueue[tuple[int, Mapping[str, Any]]] = queue.SimpleQueue()
         self._ready: dict[int, Mapping[str, Any]] = {}
         self._ended: dict[int, Ended] = {}
         self._gone: dict[int, int] = {}
@@ -71,7 +72,7 @@ class ManyHosts:
 
     def stop(self, number: int) -> None:
         self._stopped = True
-        self._tell_all("stop", number=number)
+        self._events.put((-1, {"kind": "stop", "number": number}))
 
     def end(self) -> None:
         self._end_at = 0.0
@@ -109,6 +110,8 @@ class ManyHosts:
             self._ended[index] = Ended(**values)
         elif kind == "gone":
             self._gone[index] = values["code"]
+        elif kind == "stop":
+            self._tell_all("stop", number=values["number"])
         lost = kind == "gone" and index not in self._ended
         if lost or kind == "failed" or (kind == "ended" and values["code"] not in _FINISHED):
             # A lost host is seen when its ranks are gone, which those of others may have met before.
