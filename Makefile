@@ -41,9 +41,10 @@ check: $(STAMP) ## lint, format, types, direction of imports
 FAULT_TRIALS ?= 1
 FAULT_SEED ?= 1
 
-faults: $(STAMP) ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (2 hours, and 2 more for all pairs of layouts)
+faults: $(STAMP) cluster ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (2 hours, and 2 more for all pairs of layouts)
 	FAULT_TRIALS=$(FAULT_TRIALS) FAULT_SEED=$(FAULT_SEED) ALL_LAYOUTS=1 RESUME_STOPS=500 DAMAGES=1000 \
-		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/faults tests/distributed/test_any_layout.py \
+		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/faults tests/slurm/test_failing_ranks.py \
+		tests/distributed/test_any_layout.py \
 		tests/unit/test_stream_resume.py tests/unit/test_manifest.py
 
 layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as a table (7 minutes)

@@ -69,6 +69,7 @@ class Bound:
 _COUNTS = (
     *("parallel.tensor", "parallel.pipeline", "parallel.data", "data.sequence_length", "data.pack_window"),
     *("batch.rows", "batch.micro_rows", "train.steps", "checkpoint.every", "checkpoint.keep"),
+    "train.layer_norms_every",
     *("guard.window", "guard.patience", "evaluation.every", "evaluation.rows"),
 )
 BOUNDS = (

@@ -119,6 +119,9 @@ class TrainConfig:
     steps: int | None = None
     epochs: float | None = None
     """Instead of steps: passes until each source was seen this often at least."""
+    layer_norms_every: int | None = None
+    """Steps from one look at the norm of each layer's gradient and weights to the next; none: never. A look costs about
+    what a step spends on gradients between copies of the model."""
 
 
 @dataclass(frozen=True)

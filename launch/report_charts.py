@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -36,7 +37,8 @@ class Chart:
 def charts(run: RunFiles) -> list[Chart]:
     """Those of which there is anything to show."""
     made = (
-        draw(run) for draw in (_loss, _loss_by_kind, _accuracy, _gradient, _rate, _speed, _share, _memory)
+        draw(run)
+        for draw in (_loss, _loss_by_kind, _accuracy, _gradient, _layers, _rate, _speed, _share, _memory)
     )
     return [chart for chart in made if chart]
 
@@ -170,6 +172,28 @@ def _gradient(run: RunFiles) -> Chart | None:
         return _line(axes, series(positive, "grad_norm"))
 
     return _chart("Gradient norm", "Global, before clipping. Red: steps that were left out.", draw)
+
+
+def _layers(run: RunFiles) -> Chart | None:
+    lines = [line for line in run.steps if line.get("grad_norm_by_layer")]
+    names = [] if not lines else list(lines[-1]["grad_norm_by_layer"])
+
+    def draw(axes: Axes) -> bool:
+        steps = np.array([line["step"] for line in lines], np.float64)
+        norms = np.array(
+            [[line["grad_norm_by_layer"].get(name) or np.nan for line in lines] for name in names]
+        )
+        if len(lines) < 2 or not np.nansum(norms) > 0:
+            return False
+        # [layer, step], as a picture: each of a thousand steps by eighty layers would be a path of its own.
+        shown = axes.pcolormesh(steps, np.arange(len(names)), norms, norm=LogNorm(), rasterized=True)
+        axes.figure.colorbar(shown, ax=axes, pad=0.01)
+        few = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int))
+        axes.set_yticks(few, [names[number].replace("_", " ") for number in few])
+        axes.invert_yaxis()
+        return True
+
+    return _chart("Gradient norm by layer", "Before clipping, from the embedding down to the head.", draw)
 
 
 def left_out(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

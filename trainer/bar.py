@@ -20,6 +20,13 @@ class Bar(tqdm):  # pyright: ignore[reportMissingTypeArgument]
         if self.fp.isatty():
             super().clear(*args, **options)
 
+    def close(self) -> None:
+        """tqdm ends its line; in a log file each has ended."""
+        if self.disable or self.fp.isatty():
+            return super().close()
+        self.display()
+        self.disable = True
+
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         if self.fp.isatty():
             super().display(msg, pos)

@@ -33,6 +33,7 @@ from trainer.data.open import Data, open_builder, open_data
 from trainer.evaluations import EvaluationLog
 from trainer.forecast import forecast, write_forecast
 from trainer.guard import Guard
+from trainer.layer_norms import LayerNorms
 from trainer.loop import Run
 from trainer.loss import TargetLoss
 from trainer.model.layers import Parts
@@ -132,7 +133,9 @@ def build_run(config: Config, layout: Layout, data: Data | None = None, model: s
         guard = Guard.from_json(progress.guard)
         read_training_state(folder, engine, table, grid, progress.step - guard.skipped)
         restore_random_states(progress.random, grid.rank)
-    parts = StepParts(config, shape, grid, engine, loss, tuple(s.name for s in config.data.sources), steps)
+    names = tuple(source.name for source in config.data.sources)
+    layers = LayerNorms(engine, grid, shape, stages) if config.train.layer_norms_every else None
+    parts = StepParts(config, shape, grid, engine, loss, names, steps, layers)
     tracker = _tracker(config, folder, progress, steps, layout) if grid.is_main else None
     quarantine = Quarantine(Path(config.run.output_dir), stream.state().bad_rows()) if grid.is_main else None
     plan = forecast(config, shape, grid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from configs.gpus import gpu_named
@@ -45,6 +45,10 @@ class StepReport:
     set after the step; in metrics.jsonl those of rank 0, whose stage and part of the optimizer they are."""
     mfu: float | None
     """Model FLOPs over the devices' bfloat16 peak; None where the peak is unknown, as on a CPU."""
+    grad_norm_by_layer: dict[str, float] = field(default_factory=dict)
+    """Before clipping; empty but in the steps of `train.layer_norms_every`."""
+    weight_norm_by_layer: dict[str, float] = field(default_factory=dict)
+    """Before the update, likewise."""
 
 
 def step_flops(shape: ModelShape, sample_lengths: Sequence[int]) -> float:

@@ -16,6 +16,7 @@ from configs.shapes import ModelShape
 from trainer.data.groups import means
 from trainer.data.micro_batch import GlobalBatch
 from trainer.guard import Guard
+from trainer.layer_norms import LayerNorms
 from trainer.loss import TargetLoss
 from trainer.metrics import StepReport, peak_flops, step_flops
 from trainer.optimizer import learning_rate
@@ -38,6 +39,8 @@ class StepParts:
     source_names: tuple[str, ...]
     steps: int
     """Optimizer steps of the whole run, which the learning rate's schedule spans."""
+    layers: LayerNorms | None = None
+    """Where `train.layer_norms_every` asks for them."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def train_step(
     # DeepSpeed takes the mean over micro-batches and data ranks; ours is the sum over the batch's targets.
     parts.loss.scale = len(micro) * layout.data / max(1, batch.targets)
     lr = learning_rate(step - guard.skipped, parts.steps, config.optimizer)
+    if parts.layers and config.train.layer_norms_every and step % config.train.layer_norms_every == 0:
+        parts.layers.ask()
     shared: list[_Shared] = []
 
     def may_update(norm: float) -> bool:
@@ -99,6 +104,7 @@ def train_step(
         after = guard.left_out()
     else:
         after = guard.taken(loss, norm, config.guard)
+    norms = parts.layers.take() if parts.layers else None
     losses = means(told.sums.tolist(), batch.targets_by_group, parts.source_names)
     report = StepReport(
         step=step,
@@ -119,6 +125,8 @@ def train_step(
         skipped=after.skipped,
         memory=_memory(grid.device),
         mfu=_mfu(parts, batch, seconds),
+        grad_norm_by_layer=norms.gradients if norms else {},
+        weight_norm_by_layer=norms.weights if norms else {},
     )
     return Taken(report, after, fault, told.wishes)
 

@@ -76,10 +76,11 @@ class Tracker:
             )
         if self._wandb:
             values = asdict(report)
-            values |= {f"loss/{name}": loss for name, loss in report.loss_by_source.items()}
-            values |= {f"loss_by_kind/{name}": loss for name, loss in report.loss_by_kind.items()}
-            for key in ("step", "loss_by_source", "loss_by_kind", "data_hash"):
+            for key in ("step", "data_hash"):
                 del values[key]
+            for key in [key for key, value in values.items() if isinstance(value, dict)]:
+                section = "loss" if key == "loss_by_source" else key
+                values |= {f"{section}/{name}": value for name, value in values.pop(key).items()}
             self.tell_wandb(values, report.step)
 
     def tell_wandb(self, values: Mapping[str, Any], step: int) -> None:

@@ -41,6 +41,14 @@ def starve(self):
     raise DataError("planted: no rows")
 Prefetch.__next__ = starve
 """
+_LAST = "agenttune: the training was ended: rank {} failed, was killed or left first"
+FAILURES = [
+    ("raise RuntimeError('planted')", 1, _LAST),
+    (NO_DATA, 3, "agenttune: rank {} alone ends the training: others have got past this"),
+    ("import os; os._exit(0)", 1, _LAST),
+    ("import os; os.kill(os.getpid(), 9)", 1, _LAST),
+]
+"""What a rank does, the job's exit code, and how a line that names the rank begins."""
 CONFIG = f"""
 run: {{output_dir: whole, seed: 1}}
 model: {{path: model, dtype: float32}}
@@ -164,10 +172,12 @@ def stop(folder: Folder, rank: int) -> float:
     return time.time()
 
 
-def planted(folder: Folder, rank: int, code: str, *command: str) -> tuple[subprocess.Popen[str], float]:
+def planted(
+    folder: Folder, rank: int, code: str, *command: str, **variables: str
+) -> tuple[subprocess.Popen[str], float]:
     """A job that is started with this fault, once the fault has come, and the time at which it did."""
-    paths = {"PYTHONPATH": f"{PLANTED}:{ROOT}"}
-    process = folder.start(*command, **paths, PLANTED_RANK=str(rank), PLANTED_CODE=code)
+    paths = {"PYTHONPATH": f"{PLANTED}:{ROOT}"} | variables
+    process = folder.start(*command, **paths, AGENTTUNE_PLANTED_RANK=str(rank), AGENTTUNE_PLANTED_CODE=code)
     note = folder.path / "planted.txt"
     deadline = time.monotonic() + LIMIT_S
     while not note.exists() or not note.read_text():

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 WORKER = Path(__file__).with_name("rank_worker.py")
-TASKS = Path(__file__).with_name("rank_tasks.py")
 
 
 class RankError(AssertionError):
@@ -25,13 +24,13 @@ class RankError(AssertionError):
 
 
 class RankPool:
-    def __init__(self, tasks: Path = TASKS) -> None:
-        """tasks: the file whose functions ranks can be asked to do"""
-        self._tasks = tasks
+    def __init__(self) -> None:
         self._worker: subprocess.Popen[str] | None = None
 
     def run(self, name: str, world_size: int, *, limit_s: float = 240, **arguments: Any) -> list[Any]:
         """Run the task `NAME(**arguments)` on ranks 0 to world_size - 1; their answers in order.
+
+        name: of a function of rank_tasks.py, or with its module before it, `memory_tasks.step_bytes`.
 
         Raises RankError where a rank raised or gave no answer in `limit_s` seconds.
         """
@@ -49,7 +48,7 @@ class RankPool:
         A rank that was killed, or that left without an answer, is one of them.
         """
         if self._worker is None or self._worker.poll() is not None:
-            self._worker = _start(self._tasks)
+            self._worker = _start()
         assert self._worker.stdin
         assert self._worker.stdout
         task = {"name": name, "arguments": arguments, "world_size": world_size, "limit_s": limit_s}
@@ -66,7 +65,7 @@ class RankPool:
             self._worker = None
 
 
-def _start(tasks: Path) -> subprocess.Popen[str]:
+def _start() -> subprocess.Popen[str]:
     defaults = {
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
@@ -76,7 +75,7 @@ def _start(tasks: Path) -> subprocess.Popen[str]:
         "PYTHONWARNINGS": "ignore",
     }
     return subprocess.Popen(
-        [sys.executable, str(WORKER), str(tasks)],
+        [sys.executable, str(WORKER)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -3,9 +3,8 @@
 Importing torch, deepspeed and megatron-core takes seconds; a fork takes milliseconds, shares their memory and
 leaves nothing behind for the next task. Fork is safe here because no thread runs before a task does.
 
-The first argument is the file whose functions are the tasks. A task comes as a JSON line on stdin, {"name",
-"arguments", "world_size", "port", "limit_s"}, and is answered by a JSON line on stdout: one outcome per rank, in the
-order in which they ended.
+A task comes as a JSON line on stdin, {"name", "arguments", "world_size", "port", "limit_s"}, and is answered by a JSON
+line on stdout: one outcome per rank, in the order in which they ended.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -26,9 +26,10 @@ from typing import IO, Any
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # whatever a library prints, at its import already, goes to stderr
 
-TASKS = Path(sys.argv[1])
-sys.path[:0] = [str(TASKS.parent), str(Path(__file__).parent), str(Path(__file__).parents[2])]
-tasks = import_module(TASKS.stem)
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "faults"), str(HERE.parents[1])]
+COMMON = "rank_tasks"
+import_module(COMMON)
 
 GRACE_S = 10.0
 """Seconds the others have to notice that a rank failed."""
@@ -47,12 +48,14 @@ def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
     hung: it was killed here, because its time was up
     A rank that ended without an answer has the error "Silence".
     """
+    module, _, name = task["name"].rpartition(".")
+    function = getattr(import_module(module or COMMON), name)
     running: dict[int, tuple[int, IO[str]]] = {}
     for rank in range(task["world_size"]):
         answer = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (read after the rank's end)
         pid = os.fork()
         if pid == 0:
-            run_rank(task, rank, answer)
+            run_rank(function, task, rank, answer)
         running[pid] = rank, answer
     parent, deadline = os.getppid(), time.monotonic() + task["limit_s"]
     outcomes: list[dict[str, Any]] = []
@@ -79,7 +82,7 @@ def run_ranks(task: dict[str, Any]) -> list[dict[str, Any]]:
     return outcomes
 
 
-def run_rank(task: dict[str, Any], rank: int, answer: IO[str]) -> None:
+def run_rank(function: Callable[..., Any], task: dict[str, Any], rank: int, answer: IO[str]) -> None:
     """In the fork: do the task, write the answer, and end at once."""
     os.environ.update(
         RANK=str(rank),
@@ -90,7 +93,7 @@ def run_rank(task: dict[str, Any], rank: int, answer: IO[str]) -> None:
     )
     faulthandler.enable()
     try:
-        outcome = {"value": getattr(tasks, task["name"])(**task["arguments"])}
+        outcome = {"value": function(**task["arguments"])}
     except Exception as error:
         outcome = {"error": type(error).__name__, "message": str(error), "traceback": traceback.format_exc()}
     json.dump(outcome, answer)

@@ -112,7 +112,9 @@ def test_as_transformers_finds_it(
 ) -> None:
     overrides, processes = LAYOUTS[name]
     config = str(write_config(tmp_path / "run.yaml", model))
-    told = ranks.run("evaluate_rows", processes, config=config, overrides=overrides, rows=case.rows)
+    told = ranks.run(
+        "evaluation_tasks.evaluate_rows", processes, config=config, overrides=overrides, rows=case.rows
+    )
     found = told[0]
     for other in told[1:]:
         assert other | {"seconds": 0} == found | {"seconds": 0}
@@ -145,7 +147,10 @@ def test_equal_logits_and_rows_that_only_pad(ranks: RankPool) -> None:
     hidden = [[1.0, 0.0], [-1.0, -9.0], [0.0, 1.0], [0.0, -1.0], [0.0, 0.0], [-1.0, 0.0]]
     expected = [1, 0, 6, 0, 0, 3]
     for processes in (1, 2):
-        assert ranks.run("predicted", processes, head=head, hidden=hidden) == [expected] * processes
+        assert (
+            ranks.run("evaluation_tasks.predicted", processes, head=head, hidden=hidden)
+            == [expected] * processes
+        )
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS)[1:])
@@ -155,8 +160,8 @@ def test_training_does_not_notice(
     """Losses, norms, weights, moments, random numbers and DeepSpeed's counters, bit by bit, on each rank."""
     overrides, processes = LAYOUTS[name]
     settings = {"config": str(write_config(tmp_path / "run.yaml", model)), "overrides": overrides, "steps": 2}
-    without = ranks.run("steps_between", processes, **settings, rows=None)
-    beside = ranks.run("steps_between", processes, **settings, rows=case.rows)
+    without = ranks.run("evaluation_tasks.steps_between", processes, **settings, rows=None)
+    beside = ranks.run("evaluation_tasks.steps_between", processes, **settings, rows=case.rows)
     assert beside == without
     steps = {
         name: value for name, value in without[0]["counters"].items() if name.endswith("Engine.global_steps")
@@ -184,7 +189,9 @@ def test_a_run_that_evaluates_trains_as_one_that_does_not(
     train: dict[str, Any] = {"overrides": [*layout(1, 2), "evaluation.every=2"]}
     ranks.run("train_run", 2, config=str(files["not"]), overrides=layout(1, 2))
     ranks.run("train_run", 2, config=str(files["yes"]), **train)
-    told = ranks.run("stopped_while_evaluating", 2, config=str(files["stopped"]), **train, step=2, rank=1)
+    told = ranks.run(
+        "evaluation_tasks.stopped_while_evaluating", 2, config=str(files["stopped"]), **train, step=2, rank=1
+    )
     assert told == [75, 75]
     assert [path.name for path in sorted((runs["stopped"] / "checkpoints").glob("step-*"))] == [
         "step-00000002"

@@ -57,6 +57,8 @@ KEYS = [
         "memory",
     ),
     "mfu",
+    "grad_norm_by_layer",
+    "weight_norm_by_layer",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,6 @@ WHOLE: dict[str, Any] = GROUPED | {
     "vocab_size": 4000,
     "num_hidden_layers": 3,
 }
-
-
-@pytest.fixture(scope="module")
-def counters() -> Iterator[RankPool]:
-    pool = RankPool(Path(__file__).with_name("memory_tasks.py"))
-    yield pool
-    pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +86,7 @@ def test_what_a_rank_holds_in_a_step(
     rows: int,
     micro_rows: int,
     model: str,
-    counters: RankPool,
+    ranks: RankPool,
     models: dict[str, Path],
     tmp_path: Path,
 ) -> None:
@@ -102,7 +94,9 @@ def test_what_a_rank_holds_in_a_step(
     *counts, sequence = sizes
     overrides = layout(*counts, sequence=sequence, recompute=mode)
     setup = setup_of(config, overrides)
-    found = counters.run("step_bytes", setup.layout.world_size, config=str(config), overrides=overrides)
+    found = ranks.run(
+        "memory_tasks.step_bytes", setup.layout.world_size, config=str(config), overrides=overrides
+    )
     written = json.loads((config.with_suffix("") / "plan.json").read_text())
     assert written["torch_peak_bytes"] == max(
         rank_memory(setup, stage).torch for stage in range(setup.layout.pipeline)
@@ -111,14 +105,14 @@ def test_what_a_rank_holds_in_a_step(
     reserved = 8 * BUCKET if dtype == "float32" else 0
     for stage in range(setup.layout.pipeline):
         first = setup.layout.tensor * setup.layout.data * stage
-        ranks = found[first : first + setup.layout.tensor * setup.layout.data]
+        here = found[first : first + setup.layout.tensor * setup.layout.data]
         memory, steady = rank_memory(setup, stage), states(setup, stage)
-        for rank in ranks:
+        for rank in here:
             assert rank["parameters"] == held(setup, stage).numbers
             assert rank["weights"] == steady.weights
             assert rank["gradients"] == (steady.gradients if dtype == "bfloat16" else 0)  # else .grad
             assert rank["optimizer"] == steady.optimizer
-        fullest = max(rank["peak"] for rank in ranks)
+        fullest = max(rank["peak"] for rank in here)
         assert memory.torch - reserved == pytest.approx(fullest - reserved, rel=0.05)
 
 
@@ -145,14 +139,14 @@ def test_what_a_layer_keeps_for_its_backward_pass(
     dtype: str,
     micro_rows: int,
     model: str,
-    counters: RankPool,
+    ranks: RankPool,
     models: dict[str, Path],
     tmp_path: Path,
 ) -> None:
     """To the byte: the CPU's flash attention keeps what CUDA's does, its random state apart."""
     length = 64
-    kept = counters.run(
-        "kept_by_layer",
+    kept = ranks.run(
+        "memory_tasks.kept_by_layer",
         tensor,
         shape=str(models[model]),
         sizes=[tensor, 1, 1],
@@ -184,7 +178,7 @@ def test_what_a_rank_sends_in_a_step(
     sizes: tuple[int, int, int, bool],
     mode: str,
     model: str,
-    counters: RankPool,
+    ranks: RankPool,
     models: dict[str, Path],
     tmp_path: Path,
 ) -> None:
@@ -192,7 +186,9 @@ def test_what_a_rank_sends_in_a_step(
     *counts, sequence = sizes
     overrides = layout(*counts, sequence=sequence, recompute=mode)
     setup = setup_of(config, overrides)
-    found = counters.run("step_traffic", setup.layout.world_size, config=str(config), overrides=overrides)
+    found = ranks.run(
+        "memory_tasks.step_traffic", setup.layout.world_size, config=str(config), overrides=overrides
+    )
     m, whole = setup.micro_batches, setup.layout
     for stage in range(whole.pipeline):
         rank = whole.tensor * whole.data * stage

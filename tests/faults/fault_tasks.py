@@ -9,11 +9,10 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import guard_tasks
 import numpy as np
 import torch
 from faults import BATCH, BEGIN, CLOCK, EVENTS, FIRED, SAID, Fault
@@ -31,12 +30,15 @@ def train(
     faults: list[dict[str, Any]],
     notes: str,
     draws: bool = False,
+    environment: Mapping[str, str] | None = None,
     **more: Any,
 ) -> int:
     """`rank_tasks.train_run`, which `more` is for, under this rank's share of the faults.
 
+    environment: variables that the rank has beside its own
     draws: numbers are drawn before each step, so that random states are others after it, as dropout would have it
     """
+    os.environ.update(environment or {})
     rank, folder = int(os.environ["RANK"]), Path(notes)
     os.dup2(os.open(folder / SAID.format(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     armed = Armed([fault for fault in (Fault(**f) for f in faults) if fault.rank == rank], folder, rank)
@@ -117,6 +119,3 @@ def _tell_of_batches(armed: Armed, draws: bool) -> None:
         return next_batch(self)
 
     Prefetch.__next__ = told
-
-
-train_spoilt = guard_tasks.train_spoilt

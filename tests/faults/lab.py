@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from faults import BATCH, EVENTS, FIRED, SAID, Fault
+from rank_pool import RankPool
 
-from tests.distributed.rank_pool import RankPool
 from trainer.checkpoint.manifest import FileRecord, read_manifest
 from trainer.checkpoint.store import name_latest, step_folder
 from trainer.checkpoint.verify import verify
@@ -147,7 +147,7 @@ class Straight:
         shutil.rmtree(notes, ignore_errors=True)
         notes.mkdir(parents=True)
         outcomes = self.pool.outcomes(
-            "train",
+            "fault_tasks.train",
             self.ranks,
             limit_s=limit_s,
             config=str(self.config),

@@ -15,10 +15,10 @@ from trials import LONG, Trials
 
 from tests.distributed.jobs import (
     END_CODES,
+    FAILURES,
     HELD_GIL,
     LAUNCHERS,
     LIMIT_S,
-    NO_DATA,
     Folder,
     endless,
     kill_all,
@@ -35,15 +35,6 @@ pytestmark = [
 HANG_S = 3.0
 END_S = 2.0
 """Within which all is to be gone once it is known to hang, or once a rank has failed."""
-LAST = "agenttune: the training was ended: rank {} failed, was killed or left first"
-ALONE = "agenttune: rank {} alone ends the training: others have got past this"
-FAILURES = [
-    ("raise RuntimeError('planted')", 1, LAST),
-    (NO_DATA, 3, ALONE),
-    ("import os; os._exit(0)", 1, LAST),
-    ("import os; os.kill(os.getpid(), 9)", 1, LAST),
-]
-"""What a rank does, the job's exit code, and a line that names it."""
 
 
 @pytest.fixture

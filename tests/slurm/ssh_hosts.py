@@ -26,6 +26,11 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "an ssh daemon needs root"
 
 
+def hostfile(slots: int) -> str:
+    """Text of a hostfile."""
+    return "".join(f"{address} slots={slots}\n" for address in ADDRESSES)
+
+
 @contextmanager
 def ssh_hosts(folder: Path) -> Iterator[dict[str, str]]:
     """The environment in which `ssh` and `pdsh` reach them."""

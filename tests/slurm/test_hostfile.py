@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ssh_hosts import ADDRESSES, missing, ssh_hosts
+from ssh_hosts import ADDRESSES, hostfile, missing, ssh_hosts
 
 from tests.distributed.jobs import AGENTTUNE, ENTRY, LIMIT_S, Folder, kill_all, prepared, unmeasured
 
@@ -33,7 +33,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 @pytest.fixture(scope="module")
 def folder(reached: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     folder = prepared(tmp_path_factory.mktemp("hosts"))
-    (folder.path / "hostfile").write_text("".join(f"{address} slots=2\n" for address in ADDRESSES))
+    (folder.path / "hostfile").write_text(hostfile(slots=2))
     yield folder
     kill_all(folder)
 

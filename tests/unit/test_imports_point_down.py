@@ -21,7 +21,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("trainer.forecast",),
     ("trainer.plan",),
     ("trainer.checkpoint",),
-    ("trainer.step", "trainer.evaluate", "trainer.model"),
+    ("trainer.step", "trainer.layer_norms", "trainer.evaluate", "trainer.model"),
     ("trainer.tracker",),
     ("trainer.data", "trainer.parallel", "trainer.optimizer"),
     (
@@ -49,6 +49,8 @@ BESIDE = {
     ("trainer.board", "configs"),
     ("trainer.output_lock", "configs"),
     ("trainer.evaluate", "trainer.step"),
+    ("trainer.step", "trainer.layer_norms"),
+    ("trainer.layer_norms", "trainer.model"),
 }
 # Library -> the only places of ours that may import it.
 ONLY_IN = {

@@ -102,13 +102,15 @@ def test_a_run_with_all_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
-    page = made(write_run(tmp_path / "run", [step(n) for n in range(1, 5)]))
+    norms = {"embedding": 1.0, "layer_00": 0.5, "head": 2.0}
+    page = made(write_run(tmp_path / "run", [step(n, grad_norm_by_layer=norms) for n in range(1, 5)]))
+    assert "Gradient norm by layer" in page.words
     assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("href", "src", "xlink:href"):
-                assert (value or "").startswith("#"), (tag, value)
+                assert (value or "").startswith(("#", "data:image/png;base64,")), (tag, value)
     text = (tmp_path / "run/report.html").read_text()
     assert not re.search(r"url\((?!#)", text)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from configs.schema import WandbConfig
+from trainer.bar import progress_bar
 from trainer.metrics import StepReport
 from trainer.tracker import Tracker, forget_wandb_id, last_wandb_id
 
@@ -115,3 +117,15 @@ def test_a_run_ends_though_wandb_does_not(
     settings = WandbConfig(mode="online", finish_seconds=0)
     Tracker(tmp_path, settings, {}, done=0, steps=9, wandb_id=None).close()
     assert "wandb did not take all in 0 s" in capsys.readouterr().err
+
+
+def test_a_log_file_has_whole_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = progress_bar(0, 2)
+    bar.update()
+    bar.write("said", file=sys.stderr)
+    bar.update()
+    bar.close()
+    bar.close()
+    *lines, last = capsys.readouterr().err.split("\n")
+    assert (lines[-1], last) == ("step 2/2, , 00:00 left", "")
+    assert all(lines)

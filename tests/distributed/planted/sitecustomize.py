@@ -1,6 +1,6 @@
 """A fault in one rank of a whole job: Python runs this first in each process that has its folder on PYTHONPATH.
 
-PLANTED_CODE is run by rank PLANTED_RANK in place of optimizer step 3; the time is left in the file planted.txt.
+AGENTTUNE_PLANTED_CODE is run by rank AGENTTUNE_PLANTED_RANK in place of step 3; planted.txt then has the time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Planter(MetaPathFinder):
         def train_step(parts: Any, batch: Any, step: int, *rest: Any, **named: Any) -> Any:
             if step == 3:
                 Path("planted.txt").write_text(str(time.time()))
-                exec(os.environ["PLANTED_CODE"], {})
+                exec(os.environ["AGENTTUNE_PLANTED_CODE"], {})
             return sound(parts, batch, step, *rest, **named)
 
         trainer.step.train_step = train_step
 
 
-if os.environ.get("RANK") == os.environ.get("PLANTED_RANK", "none"):
+if os.environ.get("RANK") == os.environ.get("AGENTTUNE_PLANTED_RANK", "none"):
     sys.meta_path.insert(0, Planter())
