@@ -93,6 +93,7 @@ def rank_main(config_file: str, trial: Trial, pairs: int, answer: Path) -> None:
     config = load_config(config_file)
     shape = ModelShape.from_folder(config.model.path)
     grid = start_grid(Layout(1, trial.ranks, 1))
+    names = tuple(source.name for source in config.data.sources)
     parts: list[StepParts] = []
     passes: list[Passes] = []
     for schedule in SCHEDULES:
@@ -100,7 +101,7 @@ def rank_main(config_file: str, trial: Trial, pairs: int, answer: Path) -> None:
         stages = divide(layer_costs(shape, config.data.sequence_length), own.layout)
         table = stage_table(shape, stages[own.stage])
         engine, loss = build_model(config, shape, own, stages, table, range(0), load=True)
-        parts.append(StepParts(config, shape, own, engine, loss, ("agent",), 1000))
+        parts.append(StepParts(config, shape, own, engine, loss, names, 1000))
         passes.append(Passes(engine._engine, 1 if schedule == "dualpipev" else 2, trial.sleeps))
     batches = global_batches(open_stream(config), config.batch.rows)
     seconds: list[list[float]] = []
