@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from tiny import layout, read_weights, write_config, write_model
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
-DONE, MORE = 2, 20
 SHARD = 150_000
 """Bytes of a weight file, so that data ranks have some to divide."""
 
@@ -63,6 +62,8 @@ ALL = SMALL + EIGHTS
 
 LONG = os.environ.get("ALL_LAYOUTS") == "1"
 """Each of these 21 from each other, with an untied and with a tied head: 2 x 420 pairs."""
+DONE, MORE = 2, 20 if LONG else 8
+"""Steps before the checkpoint and after it."""
 HEADS = ["untied", "tied"] if LONG else ["untied"]
 WIDE = [f"{head}-wide" for head in HEADS]
 """Of a model that eight ranks of a kind can divide: it has a KV head for each of them, as a 70B model is trained."""

@@ -15,11 +15,11 @@ from tiny import layout, read_weights, write_config, write_model
 LAYERS, ROWS = 7, 8
 """More layers than parts, so that parts are uneven; and micro-batches enough for three ranks, or for two copies."""
 CASES = (
-    case(1, 2, schedule="dualpipev"),
+    pytest.param(case(1, 2, schedule="dualpipev"), marks=pytest.mark.long),
     case(1, 3, recompute="selective", schedule="dualpipev"),
     case(1, 2, 2, schedule="dualpipev"),
     case(2, 2, sequence=True, recompute="full", schedule="dualpipev"),
-    case(1, 2, micro_rows=2, schedule="dualpipev"),
+    pytest.param(case(1, 2, micro_rows=2, schedule="dualpipev"), marks=pytest.mark.long),
 )
 
 
@@ -72,7 +72,7 @@ def test_bfloat16_beside_1f1b(ranks: RankPool, config: Path, tmp_path: Path) -> 
         assert apart < 1e-2, name
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.long)], ids=["untied", "tied"])
 def test_checkpoints_there_and_back(tied: bool, ranks: RankPool, tmp_path: Path) -> None:
     """Written under DualPipeV, read on other layouts under 1F1B and DualPipeV: bit by bit, and the next loss."""
     model = write_model(tmp_path / "model", num_hidden_layers=LAYERS, tie_word_embeddings=tied)

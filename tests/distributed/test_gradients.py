@@ -89,7 +89,11 @@ def bfloat16_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize(
     ("overrides", "processes"),
-    [(layout(), 1), (layout(2, 2, sequence=True), 4), (layout(1, 2), 2)],
+    [
+        pytest.param(layout(), 1, marks=pytest.mark.long),
+        (layout(2, 2, sequence=True), 4),
+        pytest.param(layout(1, 2), 2, marks=pytest.mark.long),
+    ],
     ids=["TP1 PP1", "TP2 PP2 sequence", "TP1 PP2"],
 )
 def test_bfloat16(
@@ -103,6 +107,9 @@ def test_bfloat16(
         assert cosine > 0.999, f"{name}: cosine {cosine}"
 
 
+@pytest.mark.parametrize(
+    "bfloat16_model", ["untied", pytest.param("tied", marks=pytest.mark.long)], indirect=True
+)
 def test_bfloat16_trains(ranks: RankPool, bfloat16_model: Path, tmp_path: Path) -> None:
     settings = {"model": {"dtype": "bfloat16"}, "optimizer": {"lr": 1e-3}}
     config = write_config(tmp_path / "run.yaml", bfloat16_model, **settings)

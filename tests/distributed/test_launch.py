@@ -144,7 +144,7 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(folder: Folder, whole: Path)
     assert (len(runs), len(set(runs))) == (2, 1)  # two starts, one run of wandb's
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_signal_to_every_process_saves(number: signal.Signals, folder: Folder) -> None:
     """Batch systems and `timeout` signal a job's whole group, Slurm and systemd all of its processes."""
     run = f"every-{number.name}"
@@ -181,7 +181,12 @@ def test_interrupted_once_it_saves_and_twice_it_ends(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "number", "code"), [(0, signal.SIGTERM, 75), (2, signal.SIGTERM, 75), (2, signal.SIGINT, 130)]
+    ("ranks", "number", "code"),
+    [
+        (0, signal.SIGTERM, 75),
+        pytest.param(2, signal.SIGTERM, 75, marks=pytest.mark.long),
+        (2, signal.SIGINT, 130),
+    ],
 )
 def test_stop_before_the_first_step(folder: Folder, ranks: int, number: int, code: int) -> None:
     """While the launcher (ranks 0) or the ranks still import: nothing to save, but the run is to be started again."""

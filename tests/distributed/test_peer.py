@@ -49,7 +49,14 @@ def stream_batches(config: Path, steps: int) -> list[list[Row]]:
     return batches
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TP2 PP2 sequence",
+        "TP1 PP1",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("TP2 PP2", "TP1 PP2")),
+    ],
+)
 def test_five_steps(name: str, pair: Pair, ranks: RankPool, tmp_path: Path) -> None:
     overrides, processes = LAYOUTS[name]
     folder = tmp_path / "exported"

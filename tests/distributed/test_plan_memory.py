@@ -65,16 +65,16 @@ def setup_of(config: Path, overrides: list[str]) -> Setup:
 
 # tensor, pipeline, data, sequence; recompute; precision; rows, micro_rows; model
 STEPS = [
-    ((1, 1, 1, False), "none", "bfloat16", 4, 1, "grouped"),
+    pytest.param((1, 1, 1, False), "none", "bfloat16", 4, 1, "grouped", marks=pytest.mark.long),
     ((1, 1, 3, False), "selective", "bfloat16", 6, 1, "whole"),  # padded to a multiple of 6
     ((1, 2, 1, False), "full", "bfloat16", 4, 1, "tied"),
-    ((2, 2, 1, False), "none", "bfloat16", 4, 1, "grouped"),
+    pytest.param((2, 2, 1, False), "none", "bfloat16", 4, 1, "grouped", marks=pytest.mark.long),
     ((2, 2, 1, True), "selective", "bfloat16", 8, 2, "grouped"),
-    ((2, 2, 1, True), "full", "bfloat16", 8, 2, "grouped"),
+    pytest.param((2, 2, 1, True), "full", "bfloat16", 8, 2, "grouped", marks=pytest.mark.long),
     ((2, 1, 2, True), "none", "bfloat16", 4, 1, "whole"),
-    ((1, 4, 1, False), "none", "bfloat16", 16, 2, "grouped"),
+    pytest.param((1, 4, 1, False), "none", "bfloat16", 16, 2, "grouped", marks=pytest.mark.long),
     ((2, 2, 1, True), "none", "float32", 4, 1, "grouped"),
-    ((1, 1, 2, False), "full", "float32", 4, 1, "whole"),
+    pytest.param((1, 1, 2, False), "full", "float32", 4, 1, "whole", marks=pytest.mark.long),
 ]
 
 
@@ -168,9 +168,9 @@ def test_what_a_layer_keeps_for_its_backward_pass(
     ("sizes", "mode", "model"),
     [
         ((2, 2, 1, False), "none", "grouped"),
-        ((2, 2, 1, False), "full", "whole"),
+        pytest.param((2, 2, 1, False), "full", "whole", marks=pytest.mark.long),
         ((2, 2, 1, True), "selective", "whole"),
-        ((2, 2, 1, True), "full", "grouped"),
+        pytest.param((2, 2, 1, True), "full", "grouped", marks=pytest.mark.long),
         ((1, 2, 2, False), "none", "tied"),
     ],
 )

@@ -41,9 +41,16 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
 LAYOUTS = {"TP2 PP2 sequence": (layout(2, 2, sequence=True), 4), "DP2": (layout(1, 1, 2), 2)}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("name", "head"), [*((name, "untied") for name in LAYOUTS), ("TP2 PP2 sequence", "tied")]
+    ("name", "head", "dtype"),
+    [
+        ("TP2 PP2 sequence", "untied", "float32"),
+        ("TP2 PP2 sequence", "tied", "bfloat16"),
+        ("DP2", "untied", "bfloat16"),
+        pytest.param("TP2 PP2 sequence", "untied", "bfloat16", marks=pytest.mark.long),
+        pytest.param("TP2 PP2 sequence", "tied", "float32", marks=pytest.mark.long),
+        pytest.param("DP2", "untied", "float32", marks=pytest.mark.long),
+    ],
 )
 def test_goes_on_bit_by_bit(
     name: str, head: str, dtype: str, ranks: RankPool, model: Path, tied_model: Path, tmp_path: Path
@@ -108,9 +115,9 @@ def test_what_is_drawn_goes_on_where_it_stood(ranks: RankPool, model: Path, tmp_
 @pytest.mark.parametrize(
     ("overrides", "rank", "bytes"),
     [
-        (layout(2, 2), 2, 1_000),
+        pytest.param(layout(2, 2), 2, 1_000, marks=pytest.mark.long),
         (layout(2, 2), 3, 1_000),
-        (layout(1, 1, 2), 0, 1_000),
+        pytest.param(layout(1, 1, 2), 0, 1_000, marks=pytest.mark.long),
         (layout(1, 1, 2), 0, 500_000),
         (layout(2, 1, 2), 1, 1_000),
     ],
@@ -147,7 +154,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_in_force(
     assert (checkpoints / "latest").read_text().strip() == "step-00000002"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
     rank: int, ranks: RankPool, model: Path, tmp_path: Path
 ) -> None:
@@ -170,7 +177,9 @@ def test_a_full_disk_in_the_background_ends_the_run_at_one_step(
     assert [line["step"] for line in measured(tmp_path / "run")] == list(range(1, 61))
 
 
-@pytest.mark.parametrize("overrides", [layout(1, 1, 2), layout(1, 2)], ids=["DP2", "PP2"])
+@pytest.mark.parametrize(
+    "overrides", [layout(1, 1, 2), pytest.param(layout(1, 2), marks=pytest.mark.long)], ids=["DP2", "PP2"]
+)
 def test_steps_go_on_while_a_checkpoint_is_written(
     overrides: list[str], ranks: RankPool, model: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ OTHERS_S = 5.0
 """Within which another launcher than ours sees that."""
 LOAD_S = 3.0
 """More than that, for a machine that has other work at the time."""
+TORCHRUN = pytest.param("torchrun", marks=pytest.mark.long)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def ended(
     return folder.output().splitlines()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["agenttune", "deepspeed", TORCHRUN])
 def test_a_stopped_rank(folder: Folder, launcher: str) -> None:
     rank = random.randrange(2)
     process = folder.start(*LAUNCHERS[launcher], *command(launcher))
@@ -116,7 +117,7 @@ def test_a_rank_that_leaves_before_its_work_is_done(folder: Folder) -> None:
     assert lines[-1] == "agenttune: the training was ended: rank 1 failed, was killed or left first"
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["agenttune", "deepspeed", TORCHRUN])
 def test_a_rank_that_alone_has_no_data(folder: Folder, launcher: str) -> None:
     process, since = planted(folder, 1, NO_DATA, *LAUNCHERS[launcher], *command(f"starved-{launcher}"))
     # DeepSpeed's launcher may see first that the others lost their connection, or were killed.

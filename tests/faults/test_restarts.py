@@ -22,7 +22,7 @@ from tests.distributed.jobs import AGENTTUNE, Folder, kill_all
 
 pytestmark = pytest.mark.alone
 
-CYCLES = 10 if LONG else 2
+CYCLES = 10 if LONG else 4
 START_S = 6.0
 """About what a job takes to its first step where nothing else runs."""
 GONE_S = 30

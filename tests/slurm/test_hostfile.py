@@ -34,6 +34,7 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 def folder(reached: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     folder = prepared(tmp_path_factory.mktemp("hosts"))
     (folder.path / "hostfile").write_text(hostfile(slots=2))
+    (folder.path / "one-each").write_text(hostfile(slots=1))
     yield folder
     kill_all(folder)
 
@@ -44,17 +45,11 @@ def start(folder: Folder, reached: dict[str, str], run: str, *overrides: str) ->
 
 
 def test_two_hosts_train_as_one_under_both_launchers(folder: Folder, reached: dict[str, str]) -> None:
-    """Ours is stopped on the way, and goes on."""
+    """And as one host does. `test_slurm.py` stops such a run, which goes on."""
     steps = ["train.steps=8"]
     process = start(folder, reached, "ours", *steps)
-    assert f"4 ranks on 2 hosts ({', '.join(ADDRESSES)})" in started(folder, process)
-    folder.wait_for_steps("ours", 2, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(LIMIT_S) == 75, folder.output()
-    done = len(folder.metrics("ours"))
-    assert (folder.path / "ours/checkpoints/latest").read_text().strip() == f"step-{done:08d}"
-    assert start(folder, reached, "ours", *steps).wait(LIMIT_S) == 0, folder.output()
-    assert f"resumed after step {done}" in folder.output()
+    assert process.wait(LIMIT_S) == 0, folder.output()
+    assert f"4 ranks on 2 hosts ({', '.join(ADDRESSES)})" in folder.output()
 
     front_end = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "hostfile"]
     front_end += ["--master_addr", ADDRESSES[0], str(ENTRY), "config.yaml", *LAYOUT, *steps]
@@ -68,14 +63,11 @@ def test_two_hosts_train_as_one_under_both_launchers(folder: Folder, reached: di
     assert unmeasured(folder.metrics("here")) == unmeasured(folder.metrics("ours"))
 
 
-def started(folder: Folder, process: subprocess.Popen[str]) -> str:
-    folder.wait_for_output("starting", process)
-    return folder.output()
-
-
 @pytest.mark.parametrize("victim", ["agent", "command"])
 def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str], victim: str) -> None:
-    process = start(folder, reached, victim, "train.steps=100000")
+    """One rank on each host."""
+    one_each = ["launch.hostfile=one-each", "parallel.tensor=1"]
+    process = start(folder, reached, victim, "train.steps=100000", *one_each)
     folder.wait_for_steps(victim, 2, process)
     if victim == "agent":
         found = next(p for p in folder.processes() if "launch.host" in p.cmdline())
@@ -89,7 +81,20 @@ def test_nothing_outlives_what_was_killed(folder: Folder, reached: dict[str, str
     assert time.monotonic() - killed < GONE_S, folder.output()
     assert code == (1 if victim != "command" else -signal.SIGKILL)
     assert victim == "command" or "was lost: ssh ended with" in folder.output()
-    assert os.path.exists(folder.path / victim / "logs" / "rank-00003.log")
+    assert os.path.exists(folder.path / victim / "logs" / "rank-00001.log")
+
+
+@pytest.mark.long
+def test_a_signal_to_the_command_is_heard_on_both_hosts(folder: Folder, reached: dict[str, str]) -> None:
+    steps = ["launch.hostfile=one-each", "parallel.tensor=1", "train.steps=40"]
+    process = start(folder, reached, "stopped", *steps)
+    folder.wait_for_steps("stopped", 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LIMIT_S) == 75, folder.output()
+    done = len(folder.metrics("stopped"))
+    assert (folder.path / "stopped/checkpoints/latest").read_text().strip() == f"step-{done:08d}"
+    assert start(folder, reached, "stopped", *steps).wait(LIMIT_S) == 0, folder.output()
+    assert f"resumed after step {done}" in folder.output()
 
 
 def test_a_host_that_is_not_reached(folder: Folder, reached: dict[str, str]) -> None:

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.alone
 
 STEPS = 40
 LAYOUT = ["parallel.tensor=2", "parallel.pipeline=2", f"train.steps={STEPS}", "checkpoint.every=1000"]
+ENDLESS = ["parallel.tensor=1", "train.steps=100000"]
+"""One rank on each node."""
 GONE_S = 5.0
 """Within which nothing of a job is left on its two nodes after a rank has failed."""
 
@@ -121,9 +123,9 @@ def test_a_job_that_is_told_to_stop_and_one_that_is_preempted_go_on(
 
 
 def test_a_killed_rank_fails_the_job(slurm: Cluster, folder: Folder) -> None:
-    job = Job(slurm, folder, "killed", "train.steps=100000")
+    job = Job(slurm, folder, "killed", *ENDLESS)
     job.wait_for_steps(folder, "killed", 2)
-    (rank,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == "3")
+    (rank,) = (p for p in folder.processes(ranks_only=True) if p.environ()["RANK"] == "1")
     rank.kill()
     killed = time.monotonic()
     _, alive = psutil.wait_procs(folder.processes(), timeout=LIMIT_S)
@@ -132,13 +134,13 @@ def test_a_killed_rank_fails_the_job(slurm: Cluster, folder: Folder) -> None:
     assert seconds < GONE_S, job.log()
     assert job.wait_for("COMPLETED", "FAILED") == "FAILED", job.log()
     assert job.facts()["ExitCode"] == "1:0"
-    ended = "agenttune: the training was ended: rank 3 failed, was killed or left first (on n1)"
+    ended = "agenttune: the training was ended: rank 1 failed, was killed or left first (on n1)"
     assert ended in job.log().splitlines()
     assert "Error" not in job.log()  # of ranks that only lost their peer
 
 
 def test_a_cancelled_job_is_not_queued_again(slurm: Cluster, folder: Folder) -> None:
-    job = Job(slurm, folder, "cancelled", "train.steps=100000")
+    job = Job(slurm, folder, "cancelled", *ENDLESS)
     job.wait_for_steps(folder, "cancelled", 2)
     slurm.command("scancel", job.number)
     _, alive = psutil.wait_procs(folder.processes(), timeout=LIMIT_S)

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
@@ -200,6 +200,7 @@ configs = st.builds(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(configs)
 def test_saved_config_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:
     file = tmp_path_factory.getbasetemp() / "saved.yaml"

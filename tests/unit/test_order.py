@@ -45,7 +45,7 @@ def test_passes_sources_and_seeds_differ():
     assert len(set(orders)) == 4
 
 
-@pytest.mark.parametrize("rows", [2, 3, 4, 5])
+@pytest.mark.parametrize("rows", [2, 3, 4, pytest.param(5, marks=pytest.mark.long)])
 def test_every_order_of_a_few_rows_is_as_likely(rows: int):
     """Pearson's chi-squared over all orders; 1.8 times its mean is beyond its 99th percentile from 5 degrees on."""
     seeds = 200 * factorial(rows)
