@@ -87,7 +87,7 @@ def _chart(title: str, said: str, draw: Callable[[Axes], bool]) -> Chart | None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(axes.get_legend_handles_labels()[1]) > 1:
+        if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=8, ncols=2)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -157,7 +157,9 @@ def _accuracy(run: RunFiles) -> Chart | None:
         )
 
     return _chart(
-        "Held-out calls", "Given the text before, the most likely tokens are exactly the call's.", draw
+        "Held out, right",
+        "Given the text before: targets that have the largest logit, and calls all of whose tokens have.",
+        draw,
     )
 
 
@@ -217,7 +219,7 @@ def _rate(run: RunFiles) -> Chart | None:
 def _speed(run: RunFiles) -> Chart | None:
     def draw(axes: Axes) -> bool:
         axes.set_ylabel("tokens/s")
-        found = _line(axes, series(run.steps, "tokens_per_second"), "tokens/s")
+        found = _line(axes, series(run.steps, "tokens_per_second"))
         steps, values = series(run.steps, "mfu")
         if len(steps):
             other = axes.twinx()

@@ -87,7 +87,7 @@ def test_a_run_with_all_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (run / "plan.json").write_text(json.dumps({"stages": stages}))
     page = made(run)
     assert capsys.readouterr().out.strip() == str(run / "report.html")
-    titles = {"Loss", "Loss by kind of span", "Held-out calls", "Gradient norm", "Speed", "Shares", "Data"}
+    titles = {"Loss", "Loss by kind of span", "Held out, right", "Gradient norm", "Speed", "Shares", "Data"}
     titles |= {
         "Newest start",
         "Planned memory of a rank, GB",
