@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from launch.environment import free_port
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 
@@ -52,7 +51,7 @@ class RankPool:
         assert self._worker.stdin
         assert self._worker.stdout
         task = {"name": name, "arguments": arguments, "world_size": world_size, "limit_s": limit_s}
-        self._worker.stdin.write(json.dumps(task | {"port": _free_port()}) + "\n")
+        self._worker.stdin.write(json.dumps(task | {"port": free_port()}) + "\n")
         self._worker.stdin.flush()
         line = self._worker.stdout.readline()
         assert line, f"the process that starts ranks ended during {name}"
@@ -81,12 +80,3 @@ def _start() -> subprocess.Popen[str]:
         text=True,
         env=os.environ | defaults,
     )
-
-
-def _free_port() -> int:
-    """Below those that the system gives to connections: one of them could take it before the ranks listen."""
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
