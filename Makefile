@@ -24,7 +24,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	$(BIN)/agenttune train configs/demo.yaml
 	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
-test: $(STAMP) cluster ## set up and run all tests (40 minutes on 2 cores)
+test: $(STAMP) cluster ## set up and run the tests (40 minutes on 2 cores); LONG_TESTS=1 adds more cases of the same
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" tests/distributed tests/faults
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/distributed tests/faults tests/slurm
@@ -42,7 +42,7 @@ FAULT_TRIALS ?= 1
 FAULT_SEED ?= 1
 
 faults: $(STAMP) cluster ## kill ranks, fill disks, damage files, hold up saves, as often as the table at the end says (2 hours, and 2 more for all pairs of layouts)
-	FAULT_TRIALS=$(FAULT_TRIALS) FAULT_SEED=$(FAULT_SEED) ALL_LAYOUTS=1 RESUME_STOPS=500 DAMAGES=1000 \
+	FAULT_TRIALS=$(FAULT_TRIALS) FAULT_SEED=$(FAULT_SEED) LONG_TESTS=1 ALL_LAYOUTS=1 RESUME_STOPS=500 DAMAGES=1000 \
 		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/faults tests/slurm/test_failing_ranks.py \
 		tests/distributed/test_any_layout.py \
 		tests/unit/test_stream_resume.py tests/unit/test_manifest.py
