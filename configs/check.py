@@ -87,7 +87,8 @@ BOUNDS = (
 
 
 def check_numbers(config: Config) -> None:
-    """Numbers in their ranges, and exactly one way to end. Raises ConfigError."""
+    """Numbers in their ranges, folders with a name, and exactly one way to end. Raises ConfigError."""
+    _check_words(config)
     if config.parallel.data != "auto" and isinstance(config.parallel.data, str):
         raise ConfigError(
             f"parallel.data={config.parallel.data}: must be a whole number or auto; set parallel.data=auto"
@@ -103,6 +104,17 @@ def check_numbers(config: Config) -> None:
             f"train.steps={steps or 'null'}, train.epochs={epochs or 'null'}: {given} given, "
             "exactly 1 needed; set one and leave the other null"
         )
+
+
+def _check_words(config: Config) -> None:
+    """An empty path would be the working directory."""
+    paths = (
+        ("run.output_dir", config.run.output_dir, "runs/mine"),
+        ("model.path", config.model.path, "models/llama"),
+    )
+    for key, value, example in paths:
+        if not value.strip():
+            raise ConfigError(f"{key}={value!r}: must name a folder, {example} for example")
 
 
 def check_sources(sources: Sequence[SourceConfig]) -> None:

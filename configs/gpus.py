@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -37,11 +38,23 @@ GPUS = {
     )
 }
 """By the name that commands take. The datasheets' peaks with sparsity are halved."""
+_VARIANTS = {"PCIE", "NVL", "MIG"}
+_ONE_SIZE = ("h100", "h200", "b200", "l40s")
+"""Drivers may name them without their memory."""
 
 
 def gpu_named(device: str) -> Gpu | None:
-    """The type whose name is a part of a device's ("NVIDIA H100 80GB HBM3"), None where no type is known."""
-    device = device.upper()
-    if "A100" in device:
-        return GPUS["a100-40" if "40GB" in device else "a100-80"]
-    return next((gpu for name, gpu in GPUS.items() if name.upper() in device), None)
+    """The type of a device by the name that its driver gives it ("NVIDIA H100 80GB HBM3"), None where it is not known.
+
+    Variants with other peaks or links (PCIe, NVL, a part of a GPU, one joined to a CPU) are none of the table's.
+    """
+    words = set(re.findall(r"[A-Z0-9.]+", device.upper()))
+    sizes = {int(word[:-2]) for word in words if re.fullmatch(r"\d+GB", word)}
+    if words & _VARIANTS:
+        return None
+    for gpu in GPUS.values():
+        family, _, _ = gpu.name.upper().partition("-")
+        has = int(gpu.memory / 1e9)
+        if family in words and (sizes == {has} or (not sizes and gpu.name in _ONE_SIZE)):
+            return gpu
+    return None

@@ -25,6 +25,8 @@ from launch.hosts import scontrol
 _KILLED_S = 60.0
 """Within which Slurm ends a job that it queues again."""
 _SYNC_S = 300.0
+_IDLE = 3
+"""Starts in a row without a checkpoint after which a job is not queued again: it would go on so for ever."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,9 +37,17 @@ def main(argv: Sequence[str]) -> int:
         more = resumes(settings, os.environ)
     except (ConfigError, OSError):
         more = []  # the training tells what is wrong
+    before = _latest(settings)
     code = command(["train", *argv, *more])
     if code == REQUEUE:
-        requeue(os.environ)
+        if idle_starts(settings, os.environ, before) < _IDLE:
+            requeue(os.environ)
+        else:
+            print(
+                f"agenttune: {_IDLE} starts in a row have saved nothing, so the job is not queued again; give it more "
+                "time (--time, less --save-before, is what a start and a step have)",
+                file=sys.stderr,
+            )
     elif code != ConfigError.exit_code:
         sync_wandb([*settings, *more])
     return code
@@ -53,14 +63,38 @@ def resumes(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     job = environment.get("SLURM_JOB_ID")
     if config.checkpoint.resume == "auto" or not job:
         return []
-    folder = Path(config.run.output_dir)
-    latest, note = folder / "checkpoints" / "latest", folder / f".job-{job}"
-    now = f"{latest.stat().st_mtime_ns} {latest.read_text()}" if latest.exists() else ""
+    folder, now = Path(config.run.output_dir), _latest(argv) or ""
+    note = folder / f".job-{job}"
     if int(environment.get("SLURM_RESTART_COUNT", 0)) == 0:
         folder.mkdir(parents=True, exist_ok=True)
         note.write_text(now)
         return []
     return [] if not note.exists() or note.read_text() == now else ["checkpoint.resume=auto"]
+
+
+def idle_starts(argv: Sequence[str], environment: Mapping[str, str], before: str | None) -> int:
+    """How many starts of this job in a row have left the newest checkpoint as it was, this one too; `before` is what it
+    was. Counted in the run's folder; 0 outside a job of Slurm."""
+    job = environment.get("SLURM_JOB_ID")
+    if before is None or not job:
+        return 0
+    note = Path(load_config(argv[0], argv[1:]).run.output_dir) / f".job-{job}-idle"
+    if _latest(argv) != before:
+        note.unlink(missing_ok=True)
+        return 0
+    count = 1 + (int(note.read_text()) if note.exists() else 0)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(str(count))
+    return count
+
+
+def _latest(argv: Sequence[str]) -> str | None:
+    """What tells the newest checkpoint of a run from every other; None where its settings cannot be read."""
+    try:
+        latest = Path(load_config(argv[0], argv[1:]).run.output_dir) / "checkpoints" / "latest"
+        return f"{latest.stat().st_mtime_ns} {latest.read_text()}" if latest.exists() else ""
+    except (ConfigError, OSError):
+        return None
 
 
 def requeue(environment: Mapping[str, str]) -> None:

@@ -52,8 +52,8 @@ def job_script(options: JobOptions, python: str, batch: str, words: Sequence[str
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH {option}" for option in asked),
+        *options.setup,  # as in any job script: what modules and conda source does not bear the next line
         "set -euo pipefail",
-        *options.setup,
         f'exec {shlex.join([python, batch, *words])} "$@"',
     ]
     return "\n".join(lines) + "\n"

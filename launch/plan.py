@@ -15,7 +15,7 @@ from launch.arguments import Parser
 from launch.plan_question import DEFAULT_GPU, PER_NODE, Question, ask, commands
 from launch.plan_text import plan_text
 from trainer.plan.host import saving
-from trainer.plan.layouts import Choice, Plan, make_plan
+from trainer.plan.layouts import Choice, Plan, Refused, make_plan
 from trainer.plan.setup import NETWORK_GBIT
 from trainer.plan.told import choice_json, layout_json
 
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     question = ask(args)
     plan = make_plan(question.config, question.shape, question.cluster, question.processes)
+    plan = within_main_memory(question, plan)
     reason = refusal(question, plan)
     if args.format == "json":
         print(json.dumps(plan_json(question, plan, reason), indent=2, ensure_ascii=False))
@@ -52,11 +53,25 @@ def main(argv: list[str]) -> int:
 
 def refusal(question: Question, plan: Plan) -> str | None:
     """Why the config's own layout does not work; None where it does."""
-    if not isinstance(plan.own, Choice):
-        return plan.own.reason
+    return main_memory(question, plan.own) if isinstance(plan.own, Choice) else plan.own.reason
+
+
+def within_main_memory(question: Question, plan: Plan) -> Plan:
+    """The plan, with layouts refused that a node's main memory is too small for."""
+    lacking = [
+        Refused(choice.setup.layout, reason, of_host=True)
+        for choice in plan.ranked
+        if (reason := main_memory(question, choice)) is not None
+    ]
+    ranked = [choice for choice in plan.ranked if main_memory(question, choice) is None]
+    return Plan(plan.own, ranked, [*plan.refused, *lacking])
+
+
+def main_memory(question: Question, choice: Choice) -> str | None:
+    """Why a node has too little of it for a layout's checkpoints; None where it has enough, or nobody said how much."""
     if question.host_memory is None:
         return None
-    checkpoint, saved = question.config.checkpoint, saving(plan.own.setup)
+    checkpoint, saved = question.config.checkpoint, saving(choice.setup)
     beside = checkpoint.background and checkpoint.every is not None  # the last is written at once
     needed = saved.background if beside else saved.at_once
     if needed <= question.host_memory:
@@ -68,7 +83,7 @@ def refusal(question: Question, plan: Plan) -> str | None:
         else "spread the ranks over more nodes, or take nodes with more memory"
     )
     return (
-        f"{plan.own.setup.layout}: {needed / 1e9:.1f} GB of main memory on a node for a checkpoint, at most "
+        f"{choice.setup.layout}: {needed / 1e9:.1f} GB of main memory on a node for a checkpoint, at most "
         f"--host-memory {question.host_memory / 1e9:g} GB; {remedy}"
     )
 
@@ -85,7 +100,11 @@ def plan_json(question: Question, plan: Plan, reason: str | None) -> dict[str, A
         "cluster": asdict(question.cluster),
         "assumed": question.assumed,
         "own": {"feasible": reason is None, "reason": reason}
-        | (choice_json(own) if isinstance(own, Choice) else {"layout": layout_json(own.layout)}),
+        | (
+            choice_json(own) | {"by_recompute": _by_recompute(own)}
+            if isinstance(own, Choice)
+            else {"layout": layout_json(own.layout)}
+        ),
         "layouts": [
             choice_json(choice)
             | {"own": choice == own}
@@ -93,6 +112,13 @@ def plan_json(question: Question, plan: Plan, reason: str | None) -> dict[str, A
             for choice in plan.ranked
         ],
         "refused": [{"layout": layout_json(one.layout), "reason": one.reason} for one in plan.refused],
+    }
+
+
+def _by_recompute(choice: Choice) -> dict[str, dict[str, float]]:
+    return {
+        mode: {"activations_bytes": activations, "peak_bytes": total}
+        for mode, (activations, total) in choice.by_recompute().items()
     }
 
 

@@ -93,12 +93,13 @@ def _cluster(config: Config, args: argparse.Namespace) -> tuple[Cluster, int, li
     product = parallel.tensor * parallel.pipeline * (parallel.data if isinstance(parallel.data, int) else 1)
     here = accelerators()
     gpus, per_node = args.gpus, args.gpus_per_node
-    if gpus is None and here:
+    if gpus is None and here >= product:
         gpus, per_node = here, per_node or here
         assumed.append(f"--gpus {here}: those of this machine")
     elif gpus is None:
         gpus = product
-        assumed.append(f"--gpus {gpus}: the ranks of the config's layout, since no GPU is here")
+        why = f"more than the {here} of this machine" if here else "since no GPU is here"
+        assumed.append(f"--gpus {gpus}: the ranks of the config's layout, {why}")
     gpu = GPUS[args.gpu] if args.gpu else _gpu_here()
     if gpu is None:
         gpu = GPUS[DEFAULT_GPU]
@@ -107,6 +108,7 @@ def _cluster(config: Config, args: argparse.Namespace) -> tuple[Cluster, int, li
         per_node = PER_NODE
         if gpus > per_node:
             assumed.append(f"--gpus-per-node {per_node}")
+    per_node = _evenly(gpus, per_node)
     network = args.network
     if network is None:
         network = NETWORK_GBIT
@@ -115,6 +117,17 @@ def _cluster(config: Config, args: argparse.Namespace) -> tuple[Cluster, int, li
     # Without --gpus a machine may have more than a layout that is settled takes.
     processes = product if args.gpus is None and isinstance(parallel.data, int) else gpus
     return Cluster(gpu, gpus, per_node, network * 1e9 / 8), processes, assumed
+
+
+def _evenly(gpus: int, per_node: int) -> int:
+    """GPUs of each node that ranks run on: as many as on every other. Raises ConfigError where that cannot be."""
+    nodes = -(-gpus // per_node)
+    if gpus % nodes:
+        raise ConfigError(
+            f"--gpus {gpus}: on {nodes} nodes of at most {per_node} (--gpus-per-node) no whole number on each, and "
+            f"each takes as many ranks as every other; take {gpus - gpus % nodes} or {gpus + nodes - gpus % nodes}"
+        )
+    return gpus // nodes if nodes > 1 else per_node
 
 
 def _gpu_here() -> Gpu | None:

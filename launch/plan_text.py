@@ -55,6 +55,11 @@ def _own(question: Question, plan: Plan, reason: str | None) -> Iterator[str]:
         "allowed for CUDA, cuBLAS and NCCL. Data ranks divide the optimizer's part alone (ZeRO-1, which is all that a "
         "pipeline can have)."
     )
+    modes = (
+        f"{mode} {_gb(activations)} (in all {_gb(total)})"
+        for mode, (activations, total) in own.by_recompute().items()
+    )
+    yield f"Activations in GB by parallel.recompute: {', '.join(modes)}"
     yield f"Sent by each rank in a step\n{_traffic(setup)}"
     yield f"Time of a step\n{_time(own)}"
     yield _disk(question, setup)
@@ -160,7 +165,11 @@ def _ranked(question: Question, plan: Plan) -> Iterator[str]:
 
 
 def _least(plan: Plan) -> str:
-    """The layout that asks for the least memory among those that lack nothing else; else why the first is none."""
+    """Why the one that lacks a node's main memory alone is none; else of those that lack a GPU's, the one that lacks
+    least; else the first."""
+    hosts = [one for one in plan.refused if one.of_host]
+    if hosts:
+        return hosts[0].reason
     lacking = [one for one in plan.refused if one.needed is not None]
     return min(lacking or plan.refused, key=lambda one: one.needed or 0.0).reason
 

@@ -193,6 +193,7 @@ def _layers(run: RunFiles) -> Chart | None:
         few = np.unique(np.linspace(0, len(names) - 1, min(len(names), 12)).astype(int))
         axes.set_yticks(few, [names[number].replace("_", " ") for number in few])
         axes.invert_yaxis()
+        axes.set_xlim(right=run.steps[-1]["step"])
         return True
 
     return _chart("Gradient norm by layer", "Before clipping, from the embedding down to the head.", draw)
@@ -240,7 +241,9 @@ def _share(run: RunFiles) -> Chart | None:
             if line.get("step_seconds") and line.get("data_wait_seconds") is not None
         ]
         shares = [
-            line | {"of": 100 * line["targets"] / line["tokens"]} for line in run.steps if line.get("tokens")
+            line | {"of": 100 * line.get("targets", 0) / line["tokens"]}
+            for line in run.steps
+            if line.get("tokens")
         ]
         filled = [
             line | {"percent": 100 * line["fill"]} for line in run.steps if line.get("fill") is not None

@@ -39,18 +39,20 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
         return [("steps", "none yet")]
     last = run.steps[-1]
     newest = run.steps[-_LAST:]
-    losses = [line["loss"] for line in newest if line["loss"] is not None]
-    speed = statistics.median(line["tokens_per_second"] for line in newest)
+    losses = [line["loss"] for line in newest if line.get("loss") is not None]
+    speeds = [line["tokens_per_second"] for line in newest if line.get("tokens_per_second")]
     facts = [
         ("steps taken", f"{last['step']:,}"),
         (f"loss, last {len(newest)} steps", f"{statistics.fmean(losses):.4f}" if losses else "no number"),
-        ("tokens", f"{sum(line['tokens'] for line in run.steps):,}"),
-        ("targets", f"{sum(line['targets'] for line in run.steps):,}"),
-        ("tokens/s", f"{speed:,.0f}"),
-        ("time in steps", _duration(sum(line["step_seconds"] for line in run.steps))),
+        ("tokens", f"{sum(line.get('tokens', 0) for line in run.steps):,}"),
+        ("targets", f"{sum(line.get('targets', 0) for line in run.steps):,}"),
+        ("tokens/s", f"{statistics.median(speeds):,.0f}" if speeds else "no number"),
+        ("time in steps", _duration(sum(line.get("step_seconds", 0) for line in run.steps))),
     ]
     if last.get("mfu") is not None:
-        facts.append(("MFU", f"{statistics.median(line['mfu'] for line in newest):.1%}"))
+        facts.append(
+            ("MFU", f"{statistics.median(line['mfu'] for line in newest if line.get('mfu') is not None):.1%}")
+        )
     if run.evaluations:
         facts.append(("held-out loss", f"{run.evaluations[-1]['loss']:.4f}"))
     return facts
@@ -66,7 +68,9 @@ def _warnings(run: RunFiles) -> list[str]:
     if run.quarantined:
         said.append(f"{run.quarantined} bad row(s) left out, listed in quarantine.jsonl")
     waits = [
-        line["data_wait_seconds"] / line["step_seconds"] for line in run.steps[1:] if line["step_seconds"]
+        line.get("data_wait_seconds", 0) / line["step_seconds"]
+        for line in run.steps[1:]
+        if line.get("step_seconds")
     ]
     if waits and (share := statistics.fmean(waits)) > 0.05:
         said.append(f"steps wait for data {share:.0%} of their time: more data.workers may help")
@@ -107,7 +111,8 @@ def _memory(run: RunFiles) -> Table:
     parts = [part for part in kinds if any(stage["memory"][part] for stage in stages)]
     rows = [[part, *(f"{stage['memory'][part] / 1e9:.2f}" for stage in stages)] for part in parts]
     headings = [f"stage {stage['stage']}, {stage['decoder_layers']} layers" for stage in stages]
-    return "Planned memory of a rank, GB", ["", *headings], rows
+    gpu = ((run.plan.get("cluster") or {}).get("gpu") or {}).get("name")
+    return f"Planned memory of a rank, GB{f', on a GPU ({gpu})' if gpu else ''}", ["", *headings], rows
 
 
 def _start(run: RunFiles) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from launch.job_script import BATCH, SAVE_S, JobOptions, job_script
 from launch.plan_question import DEFAULT_GPU
 from launch.preflight import check_output, check_settings
 from trainer.checkpoint.choice import resume_folder
-from trainer.plan.layouts import Choice
+from trainer.plan.layouts import Choice, is_planned
 from trainer.plan.setup import NETWORK_GBIT, Cluster
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     values = _parser().parse_intermixed_args(argv)
     config = load_config(values.config, values.overrides)
     options = JobOptions(
-        name=values.name or Path(config.run.output_dir).name,
+        name=values.name or re.sub(r"[^\w.-]+", "-", Path(config.run.output_dir).name),
         nodes=nodes_for(config, values.gpus_per_node) if values.nodes is None else values.nodes,
         gpus_per_node=values.gpus_per_node,
         time=values.time,
@@ -43,12 +44,20 @@ def main(argv: Sequence[str]) -> int:
         setup=tuple(values.setup),
     )
     check_numbers(config)
+    check_options(options)
+    if config.launch.hostfile is not None:
+        raise ConfigError(
+            f"launch.hostfile={config.launch.hostfile}: a job of Slurm trains on its own nodes; add "
+            "launch.hostfile=null, or start `agenttune train` without Slurm"
+        )
     layout = _layout(config, options)
     words = [values.config, *values.overrides]
     script = job_script(options, sys.executable, str(_ROOT / BATCH), words)
     said = f"{layout} = {layout.world_size} ranks on {options.nodes} node(s)"
     fault = _fault(config, layout)
-    if options.gpus_per_node and not fault:
+    if not is_planned(config):
+        said += f"; memory is not planned for parallel.schedule={config.parallel.schedule}"
+    elif options.gpus_per_node and not fault:
         choice = _planned(config, layout, options, GPUS[values.gpu or DEFAULT_GPU])
         said += f", at most {choice.peak.total / 1e9:.1f} GB on one by plan"
         if values.gpu and not choice.fits:
@@ -59,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         print(said, file=sys.stderr)
         if fault:
             print(f"not submitted, and would not be as things are: {fault}", file=sys.stderr)
-        return 0
+        return ConfigError.exit_code if fault else 0
     if fault:
         raise ConfigError(fault)
     print(f"{said}: {_submit(script)}")
@@ -103,6 +112,42 @@ def _parser() -> Parser:
         "--sbatch", action="append", default=[], metavar="OPTION", help="--sbatch=--qos=high; may be repeated"
     )
     return parser
+
+
+def check_options(options: JobOptions) -> None:
+    """Raise ConfigError for what Slurm would not read as it was meant, or would run without an end."""
+    for key, value in (
+        ("name", options.name),
+        ("partition", options.partition),
+        ("account", options.account),
+    ):
+        if value is not None and not re.fullmatch(r"[^\s'\"\\#]+", value):
+            raise ConfigError(f"--{key}={value}: must be one word without quotes, as Slurm reads it")
+    if options.save_s < 1:
+        raise ConfigError(f"--save-before={options.save_s}: must be at least 1 second")
+    limit = seconds_of(options.time)
+    if limit is not None and limit <= options.save_s:
+        raise ConfigError(
+            f"--time={options.time}: {limit:g} s for a job that is told to save {options.save_s} s before its end, so "
+            "at once, and queued again without an end; set --time to more (hours:minutes:seconds), or --save-before "
+            "to less"
+        )
+
+
+def seconds_of(limit: str) -> float | None:
+    """Of a time limit as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, and days-hours with the same
+    after it; None where there is none. Raises ConfigError."""
+    if limit.upper() in ("0", "INFINITE", "UNLIMITED"):
+        return None
+    read = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not read:
+        raise ConfigError(
+            f"--time={limit}: no time limit of Slurm's; write minutes, hours:minutes:seconds or days-hours:minutes"
+        )
+    days, *rest = read.groups()
+    given = [int(part) for part in rest if part is not None]
+    units = (60, 1) if days is None and len(given) < 3 else (3600, 60, 1)
+    return int(days or 0) * 86400.0 + sum(part * unit for part, unit in zip(given, units, strict=False))
 
 
 def nodes_for(config: Config, gpus_per_node: int) -> int:

@@ -55,16 +55,19 @@ def main() -> None:
     # In a process of its own: this one is to be forked from, and so does nothing.
     _, status = os.waitpid(_fork(job, "serial", 0, 0, 1, weights=True), 0)
     if status:
-        sys.exit(1)
+        _failed(_ended(job, "serial", 0, status))
     running: dict[int, tuple[Who, int]] = {}
     for who, port in told["ports"].items():
         for rank in range(job.processes(who)):
             running[_fork(job, who, rank, port, job.processes(who))] = who, rank
     failed = _wait(job, running, parent)
     if failed:
-        first = min(failed, key=lambda ended: ended.at)
-        _say({"failed": {"who": first.who, "rank": first.rank, "fault": first.fault}})
-        sys.exit(1)
+        _failed(min(failed, key=lambda ended: ended.at))
+
+
+def _failed(ended: Ended) -> NoReturn:
+    _say({"failed": {"who": ended.who, "rank": ended.rank, "fault": ended.fault}})
+    sys.exit(1)
 
 
 def _wait(job: Job, running: dict[int, tuple[Who, int]], parent: int) -> list[Ended]:

@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from tokenization.sample import SpanKind
-from trainer.data.calls import call_numbers
-from trainer.data.groups import KINDS, count_targets, groups_of, means
+from trainer.data.calls import call_parts
+from trainer.data.groups import count_targets, groups_of, means
 from trainer.data.held_out import HeldOut
 from trainer.data.micro_batch import GlobalBatch, shifted, to_micro_batch
 from trainer.data.rows import PackedRow
@@ -39,12 +38,12 @@ def evaluate(
     grid, layout, config = parts.grid, parts.grid.layout, parts.config
     micro_rows = config.batch.micro_rows
     batch = GlobalBatch(held_out.padded(layout.data * micro_rows, layout.least_micro_batches))
-    numbers, calls = _numbered(batch.rows)
+    parted, calls = _parted(batch.rows)
     tally = _Tally.empty(groups_of(len(held_out.sources)), calls, grid.device)
     micros = []
     for rows in batch.dealt(grid.data_rank, layout.data, micro_rows):
         micro = to_micro_batch(rows)
-        labels = micro.labels, micro.groups, shifted([numbers[row.index] for row in rows], -1)
+        labels = micro.labels, micro.groups, shifted([parted[row.index] for row in rows], -1)
         micros.append(((micro.tokens, micro.positions), labels))
     with parts.loss.apart(tally.losses, tally.add):
         parts.engine.evaluate(micros, beat)
@@ -85,7 +84,7 @@ class _Tally:
     right: torch.Tensor
     """Targets whose own logit is the largest, by group, float64 [groups]."""
     missed: torch.Tensor
-    """Tokens that are not right of each call's name, and of its arguments or code; float64 [calls, 2]."""
+    """Tokens that are not right of each call's name, and of its values; float64 [calls, 2]."""
 
     @classmethod
     def empty(cls, groups: int, calls: int, device: torch.device) -> _Tally:
@@ -95,25 +94,23 @@ class _Tally:
         return cls(zeros(groups), zeros(groups), zeros(calls, 2))
 
     def add(self, predicted: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
-        """predicted: ids, int64 [k]; targets: the ids that are right, their groups and calls, int64 [k] each."""
-        wanted, groups, calls = targets
+        """predicted: ids, int64 [k]; targets: the ids that are right, groups and parts of calls, int64 [k] each."""
+        wanted, groups, parts = targets
         right = (predicted == wanted).double()
         self.right.index_add_(0, groups, right)
-        called = calls >= 0
-        is_value = (groups % len(KINDS) != SpanKind.CALL_NAME).long()
-        at = (2 * calls + is_value)[called]
-        self.missed.view(-1).index_add_(0, at, 1 - right[called])
+        called = parts >= 0
+        self.missed.view(-1).index_add_(0, parts[called], 1 - right[called])
 
 
-def _numbered(rows: Sequence[PackedRow]) -> tuple[list[NDArray[np.int32]], int]:
-    """Of each row the call that each token belongs to, int32 [s], -1 for none; counted through all rows. How many."""
-    numbers: list[NDArray[np.int32]] = []
+def _parted(rows: Sequence[PackedRow]) -> tuple[list[NDArray[np.int32]], int]:
+    """`call_parts` of each row, calls counted through all rows; and how many calls there are."""
+    parted: list[NDArray[np.int32]] = []
     calls = 0
     for row in rows:
-        own = call_numbers(row)
-        numbers.append(np.where(own >= 0, own + np.int32(calls), own))
-        calls += int(own.max(initial=-1)) + 1
-    return numbers, calls
+        own = call_parts(row)
+        parted.append(np.where(own >= 0, own + np.int32(2 * calls), own))
+        calls += int(own.max(initial=-1)) // 2 + 1
+    return parted, calls
 
 
 def _share(exact: torch.Tensor) -> float | None:

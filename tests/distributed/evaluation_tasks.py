@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from rank_runs import Sample, built, packed
 
 from configs.layout import Layout
-from trainer import loop
+from trainer import build, loop
+from trainer import evaluate as evaluation
 from trainer.data.held_out import HeldOut
 from trainer.data.micro_batch import global_batches
 from trainer.evaluate import evaluate
@@ -26,7 +27,24 @@ from trainer.step import train_step
 def evaluate_rows(config: str, overrides: list[str], rows: list[list[Sample]]) -> dict[str, Any]:
     """The report on rows of samples, under the weights that a run begins with."""
     run = built(config, overrides)
-    return asdict(evaluate(run.parts, _looked_at(run, rows), 0)[0])
+    beats: list[None] = []
+    evaluation.beat = lambda: beats.append(None)
+    report = asdict(evaluation.evaluate(run.parts, _looked_at(run, rows), 0)[0])
+    held = run.parts.engine._engine.pipe_buffers.values()  # DeepSpeed's
+    assert not any(each is not None for kept in held for each in kept), "the next step lacks their memory"
+    return {**report, "beats": len(beats)}
+
+
+def held_out_apart(config: str, overrides: list[str], rank: int) -> None:
+    """Build a run, where one rank holds out other data than the rest."""
+    sound = build.open_held_out
+
+    def other(*arguments: Any) -> HeldOut:
+        found = sound(*arguments)
+        return replace(found, hash="f" + found.hash[1:]) if os.environ["RANK"] == str(rank) else found
+
+    build.open_held_out = other
+    built(config, overrides)
 
 
 def steps_between(

@@ -30,6 +30,18 @@ def test_a_rank_with_other_data_is_named(
             assert f"0{rank}1f0 on rank {rank}" in outcome["message"]
 
 
+def test_a_rank_that_holds_out_other_data_is_named(ranks: RankPool, model: Path, tmp_path: Path) -> None:
+    """Their losses would be one mean of different rows."""
+    config = write_config(tmp_path / "run.yaml", model, evaluation={"every": 1, "held_out": 0.02})
+    outcomes = ranks.outcomes(
+        "evaluation_tasks.held_out_apart", 2, config=str(config), overrides=layout(1, 1, 2), rank=1
+    )
+    for outcome in outcomes:
+        assert outcome["error"] == "RuntimeError"
+        assert "ranks hold out different data" in outcome["message"]
+        assert " on rank 1: " in outcome["message"]
+
+
 def test_the_hash_is_logged_and_one_of_another_run_is_refused(
     ranks: RankPool, model: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,15 @@ def test_a_rank_that_is_killed_is_named(bare_model: Path, tmp_path: Path) -> Non
     assert nothing_left(tmp_path)
 
 
+def test_checks_that_were_not_made_do_not_hold(bare_model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "run.yaml", bare_model)
+    done = verify(tmp_path, config, *layout(2, 1, 1), fault="parent killed")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the processes ended without having told of: " in done.stderr
+    assert "checks hold" not in done.stdout
+    assert nothing_left(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

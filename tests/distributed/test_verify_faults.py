@@ -107,6 +107,7 @@ def test_sound_code(name: str, request: pytest.FixtureRequest) -> None:
         ("tensor", "rows of its own", False, "rows loss", "rank 1 made others"),
         ("tensor", "recomputed otherwise", False, "recompute", "computed again"),
         ("tensor", "weight decay everywhere", True, "steps", "weight decay"),
+        ("tensor", "norm of more", False, "gradients", "norm is not taken over every slice once"),
         ("stages", "positions lost", False, "loss isolation", "stage 1"),
     ],
 )
@@ -125,4 +126,4 @@ def test_planted_faults(
 def test_every_fault_is_tried() -> None:
     """Here, or by the whole command."""
     here = {mark.args[1][i][1] for mark in test_planted_faults.pytestmark for i in range(len(mark.args[1]))}  # pyright: ignore
-    assert here | {"copies not averaged", "rank killed"} == FAULTS.keys()
+    assert here | {"copies not averaged", "rank killed", "parent killed"} == FAULTS.keys()

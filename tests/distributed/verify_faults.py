@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -151,9 +154,6 @@ def _weight_decay_everywhere() -> None:
 
 def _rank_killed() -> None:
     """The second rank of the layout is no more before it has told of its rows."""
-    import os
-    import signal
-
     from trainer.verify import rank
 
     sound = rank.rows_hash
@@ -164,6 +164,27 @@ def _rank_killed() -> None:
         return sound(rows)
 
     rank.rows_hash = rows_hash
+
+
+def _parent_killed() -> None:
+    """What has forked the ranks is no more before one of them has told of its rows."""
+    from trainer.verify import rank
+
+    def rows_hash(rows: Any) -> str:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+        raise AssertionError("nobody ended it")
+
+    rank.rows_hash = rows_hash
+
+
+def _norm_of_more() -> None:
+    """The gradient norm is over some slices twice."""
+    from trainer import step
+
+    sound = step._share
+    step._share = lambda parts, norm, *rest: sound(parts, 1.001 * norm, *rest)
 
 
 FAULTS = {
@@ -178,5 +199,7 @@ FAULTS = {
     "recomputed otherwise": _recomputed_otherwise,
     "copies not averaged": _copies_not_averaged,
     "weight decay everywhere": _weight_decay_everywhere,
+    "norm of more": _norm_of_more,
     "rank killed": _rank_killed,
+    "parent killed": _parent_killed,
 }

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from configs.load import load_config
 from configs.shapes import SHAPES
-from launch import submit
+from launch import batch, submit
 from launch.batch import resumes
 from launch.cli import main
 from launch.job_script import JobOptions, job_script
@@ -40,7 +40,7 @@ def test_what_stands_in_a_script() -> None:
         *("--nodes=2", "--gpus-per-node=4", "--time=1:00:00", "--partition=gpu", "--account=me"),
         *("--signal=B:USR1@300", "--requeue", "--ntasks-per-node=1", "--qos=high"),
     }
-    assert lines[-2] == "module load cuda"
+    assert lines[-3:-1] == ["module load cuda", "set -euo pipefail"]  # which modules' own scripts do not bear
     words = shlex.split(lines[-1])
     assert words == ["exec", "/a b/python", "batch.py", "c.yaml", "model.path=it's here", "$@"]
 
@@ -54,7 +54,7 @@ def test_a_dry_run_needs_neither_model_nor_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["submit", str(CONFIGS["70b"]), "--partition", "gpu", "checkpoint.every=100", "--dry-run"]
-    assert main(command) == 0
+    assert main(command) == 2  # it is not to be taken for one that works
     told = capsys.readouterr()
     assert "#SBATCH --nodes=4\n" in told.out
     assert "checkpoint.every=100" in told.out.splitlines()[-1]
@@ -74,6 +74,15 @@ def test_a_dry_run_needs_neither_model_nor_data(
             "32 processes on 2 hosts are 16 on each, but node 0 has 8 slots",
         ),
         (["--nodes", "0"], "--nodes"),
+        (["--time", "12:00"], "--time=12:00: 720 s for a job that is told to save 900 s before its end"),
+        (["--time", "15"], "--time=15: 900 s"),
+        (["--time", "1-0", "--save-before", "86400"], "--time=1-0: 86400 s"),
+        (["--time", "half a day"], "no time limit of Slurm's"),
+        (["--save-before", "-5"], "--save-before=-5: must be at least 1"),
+        (["--name", "a b"], "--name=a b: must be one word"),
+        (["--partition", "low high"], "--partition=low high: must be one word"),
+        (["launch.hostfile=hosts"], "launch.hostfile=hosts: a job of Slurm trains on its own nodes"),
+        (["run.output_dir=''"], "run.output_dir='': must name a folder"),
         (["optimizer.lr=-1"], "optimizer.lr=-1"),
         (["parallel.tensr=8"], "the nearest known key is parallel.tensor"),
     ],
@@ -85,6 +94,37 @@ def test_what_cannot_work_is_refused(
     told = capsys.readouterr()
     assert said in told.err
     assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        *(
+            ("90", 5400),
+            ("90:30", 5430),
+            ("1:30:00", 5400),
+            ("1-2", 93600),
+            ("1-2:30", 95400),
+            ("1-2:30:15", 95415),
+        ),
+        *(("UNLIMITED", None), ("0", None)),
+    ],
+)
+def test_times_as_slurm_reads_them(limit: str, seconds: float | None) -> None:
+    """By the table of sbatch's manual."""
+    assert submit.seconds_of(limit) == seconds
+
+
+def test_no_plan_is_told_of_another_schedule(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
+    folded = ["parallel.schedule=dualpipev", "run.output_dir=runs/a name"]
+    assert main(["submit", str(CONFIGS["70b"]), "--dry-run", *folded]) == 0
+    told = capsys.readouterr()
+    assert "memory is not planned for parallel.schedule=dualpipev" in told.err
+    assert "GB" not in told.err
+    assert "#SBATCH --job-name=a-name\n" in told.out
 
 
 def test_without_slurm_it_says_so(
@@ -145,3 +185,33 @@ def test_what_does_not_fit_is_not_queued(
     assert main([*command, "--gpu", "h200"]) == 0
     assert main(command) == 0
     assert "GB on one by plan: Submitted batch job 1" in capsys.readouterr().out
+
+
+def test_starts_that_save_nothing_are_counted(run: Path, tmp_path: Path) -> None:
+    """Until one does."""
+    folder, argv = tmp_path / "run", [str(run)]
+    assert batch.idle_starts(argv, {}, "") == 0
+    assert [batch.idle_starts(argv, AGAIN, "") for _ in range(2)] == [1, 2]
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints/latest").write_text("step-00000003\n")
+    assert batch.idle_starts(argv, AGAIN, "") == 0
+    before = batch._latest(argv)
+    assert before
+    assert batch.idle_starts(argv, AGAIN, before) == 1
+
+
+@pytest.mark.parametrize(("idle", "queued"), [(2, [True]), (3, [])])
+def test_a_job_that_gets_nowhere_is_not_queued_again(
+    idle: int,
+    queued: list[bool],
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    again: list[bool] = []
+    monkeypatch.setattr("launch.cli.main", lambda argv: 75)
+    monkeypatch.setattr(batch, "requeue", lambda environment: again.append(True))
+    monkeypatch.setattr(batch, "idle_starts", lambda *arguments: idle)
+    assert batch.main([str(run)]) == 75
+    assert again == queued
+    assert ("3 starts in a row have saved nothing" in capsys.readouterr().err) == (not queued)

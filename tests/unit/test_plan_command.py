@@ -119,6 +119,35 @@ def test_gpus_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert plan["own"]["layout"] == {"tensor": 4, "pipeline": 1, "data": 1}
 
 
+def test_more_ranks_than_the_machine_has_gpus(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login node with two of them plans for what the config asks."""
+    monkeypatch.setattr(plan_question, "accelerators", lambda: 2)
+    code, plan, _ = as_json(capsys, *shipped("70b"))
+    assert code == 0
+    assert (plan["cluster"]["gpus"], plan["cluster"]["per_node"]) == (32, 8)
+    assert "more than the 2 of this machine" in plan["assumed"][0]
+
+
+def test_each_node_takes_as_many_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the launcher starts them."""
+    _, plan, _ = as_json(capsys, *shipped("7b", "--gpus", "12", "batch.rows=48"))
+    assert plan["cluster"]["per_node"] == 6
+    assert all(one["submit"].endswith("--nodes 2 --gpus-per-node 6") for one in plan["layouts"])
+    assert all(6 % one["layout"]["tensor"] == 0 for one in plan["layouts"])
+    assert main(shipped("7b", "--gpus", "13")) == 2
+    assert "take 12 or 14" in capsys.readouterr().err
+
+
+def test_activations_by_mode_of_recompute(capsys: pytest.CaptureFixture[str]) -> None:
+    _, plan, _ = as_json(capsys, *shipped("70b", "--gpus", "32"))
+    modes = plan["own"]["by_recompute"]
+    kept = [modes[mode]["activations_bytes"] for mode in ("none", "selective", "full")]
+    assert kept[0] > kept[1] > kept[2] > 0
+    assert modes[plan["own"]["recompute"]]["peak_bytes"] == plan["own"]["peak_bytes"]
+
+
 def test_float32_is_told_to_be_less_sure(capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow = (
         as_json(capsys, *shipped("7b", "--gpus", "32", f"model.dtype={dtype}"))[1]
@@ -148,8 +177,15 @@ def test_main_memory_for_checkpoints(capsys: pytest.CaptureFixture[str]) -> None
     capsys.readouterr()
     assert main(shipped("70b", "--gpus", "32", "--host-memory", "128", "checkpoint.every=null")) == 0
     capsys.readouterr()
-    assert main(shipped("70b", "--gpus", "32", "--host-memory", "64")) == 2
-    assert "spread the ranks over more nodes" in capsys.readouterr().err
+    code, plan, said = as_json(capsys, *shipped("70b", "--gpus", "32", "--host-memory", "64"))
+    assert code == 2
+    assert "spread the ranks over more nodes" in said
+    assert plan["layouts"] == []  # nor is any other told to work
+    at_once = "checkpoint.background=false"
+    _, plan, _ = as_json(capsys, *shipped("70b", "--gpus", "32", "--host-memory", "86", at_once))
+    assert plan["layouts"]
+    assert all(one["saving"]["at_once"] <= 86e9 for one in plan["layouts"])
+    assert any("GB of main memory on a node" in one["reason"] for one in plan["refused"])
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,16 @@ def test_main_memory_that_the_readme_names() -> None:
         ("NVIDIA B200", "b200"),
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA GeForce RTX 4090", None),
+        (
+            "NVIDIA GH200 480GB",
+            None,
+        ),  # these have other peaks, links or memory than what they are named after
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM-64GB", None),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("NVIDIA A100", None),
     ],
 )
 def test_types_of_devices(device: str, name: str | None) -> None:

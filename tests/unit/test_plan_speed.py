@@ -123,3 +123,32 @@ def test_a_ring_shares_the_adapters_of_its_node() -> None:
     assert bandwidth(cluster, "network", 32, 1) == 400e9  # eight adapters
     assert bandwidth(cluster, "network", 4, 8) == 50e9  # one rank of the group in each node
     assert bandwidth(cluster, "network", 8, 4) == 100e9
+
+
+def test_each_part_by_hand() -> None:
+    """Of a 7B model's last stage, which is the slowest: tensor 2 x pipeline 2 x data 2 on a node of H100s."""
+    shape, layout = SHAPES["llama2-7b"], Layout(2, 2, 2)
+    setup = Setup(shape, layout, Cluster(GPUS["h100"], 8, 8, 50e9), 2, "none", 4096, 16, 1)
+    time, layers, m = speed(setup).time, setup.decoders(1), 8
+    tokens, h, intermediate, vocabulary = 4096, 4096, 11008, 32000
+    weights = layers * (4 * h * h + 3 * h * intermediate) / 2 + vocabulary / 2 * h
+    products = 6 * weights * tokens / (989e12 * 0.80)
+    attention = 3.5 * layers * (2 * 4096 * h / 2) * tokens / (989e12 * 0.37)
+    moving = 3.35e12 * 0.85
+    layer = (
+        2 * tokens * h * (42 + 88 + 6 + 6) + tokens * h * (18 + 46) + tokens * intermediate / 2 * (10 + 26)
+    )
+    logits = (34 + 14) * tokens * vocabulary / 2
+    numbers = weights + layers * 2 * h + h
+    assert time.compute == pytest.approx(m * (products + attention))
+    assert time.kernels == pytest.approx(m * (layers * layer + logits) / moving)
+    assert time.accumulate == pytest.approx(m * 18 * numbers / moving)
+    assert time.optimizer == pytest.approx(
+        numbers * (28 + 30 / 2) / moving, rel=1e-3
+    )  # of the fuller stage, padded
+    assert time.data == pytest.approx(
+        numbers * (4 + 2 / 2) / (450e9 * 0.82), rel=1e-3
+    )  # summed, and weights gathered
+    assert time.bubble == pytest.approx(
+        (time.compute + time.kernels + time.accumulate + time.tensor + time.pipeline) / m
+    )

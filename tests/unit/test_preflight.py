@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Config, DataConfig, ModelConfig, RunConfig, SourceConfig
+from configs.schema import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    HeldOutSource,
+    ModelConfig,
+    RunConfig,
+    SourceConfig,
+)
 from launch.preflight import check_sources
 from tokenization.errors import DataError
 from trainer.data.bad_rows import Quarantine
@@ -58,3 +66,17 @@ def test_too_many_are_an_error_before_ranks_start(config: Config) -> None:
         DataError, match=r"2 of the first 20 rows are bad .*More than data\.max_bad_rows=1 in all"
     ):
         check_sources(few, open_builder(few))
+
+
+def test_what_evaluations_look_at_is_read_before_ranks_start(config: Config, tmp_path: Path) -> None:
+    """And only where there are evaluations."""
+    (tmp_path / "good.jsonl").write_text("\n".join(json.dumps(ROW) for _ in range(20)))
+    good = replace(
+        config.data, on_error="strict", sources=[SourceConfig("mine", str(tmp_path / "good.jsonl"), "agent")]
+    )
+    apart = HeldOutSource("apart", str(tmp_path / "rows.jsonl"))
+    looked = replace(config, data=good, evaluation=EvaluationConfig(every=1, sources=[apart]))
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: no JSON"):
+        check_sources(looked, open_builder(looked))
+    never = replace(looked, evaluation=replace(looked.evaluation, every=None))
+    check_sources(never, open_builder(never))

@@ -137,8 +137,9 @@ class Engine:
         would be without. A collective of all ranks.
         """
         engine, module = self._engine, cast(Any, self.module)
-        offset = module.micro_offset
+        offset, of_step, room = module.micro_offset, engine.micro_batches, engine.num_pipe_buffers
         hook = self.module.register_forward_hook(lambda *_: passed())
+        engine.micro_batches = len(micro_batches)  # DualPipeV counts its second part's buffers from there
         try:
             engine.eval_batch(
                 iter(micro_batches),
@@ -148,12 +149,14 @@ class Engine:
             )
         finally:
             hook.remove()
+            engine.micro_batches = of_step
             self.module.train()
             self.module.rest()
         module.micro_offset = offset  # DeepSpeed counts forward passes, by which it would seed layers
         engine.fwd_outputs, engine.total_loss = [], None
-        for name, held in engine.pipe_buffers.items():
-            engine.pipe_buffers[name] = [None] * len(held)  # their memory is the next step's
+        for name in engine.pipe_buffers:
+            engine.pipe_buffers[name] = [None] * room  # their memory is the next step's
+        engine.num_pipe_buffers = room
 
     def tell_gradients(self, look: Callable[[Iterator[tuple[str, torch.Tensor]]], None]) -> None:
         """From now on `look` is given each step's gradients, summed over micro-batches and data ranks, before they are

@@ -11,8 +11,9 @@ from configs.errors import ConfigError
 from configs.layout import Layout, resolve_layout
 from configs.schema import Config, ParallelConfig
 from configs.shapes import ModelShape
+from trainer.plan.activations import stage_kept
 from trainer.plan.memory import Memory, all_memory
-from trainer.plan.setup import RECOMPUTE, Cluster, Setup
+from trainer.plan.setup import RECOMPUTE, Cluster, Recompute, Setup
 from trainer.plan.speed import Speed, speed
 
 MICRO_ROWS = (1, 2, 4, 8)
@@ -54,6 +55,16 @@ class Choice:
     def fits(self) -> bool:
         return self.peak.total <= self.setup.cluster.gpu.memory
 
+    def by_recompute(self) -> dict[Recompute, tuple[float, float]]:
+        """Under each mode: bytes of activations that the ranks with most of them keep, and all bytes of the fullest."""
+        found: dict[Recompute, tuple[float, float]] = {}
+        for mode in RECOMPUTE:
+            other = Choice(self.config, replace(self.setup, recompute=mode))
+            stages = range(other.setup.layout.pipeline)
+            kept = max(other.setup.in_flight(stage) * stage_kept(other.setup, stage) for stage in stages)
+            found[mode] = kept, other.peak.total
+        return found
+
     @property
     def overrides(self) -> list[str]:
         """The settings that make a config this choice."""
@@ -74,6 +85,8 @@ class Refused:
     reason: str
     needed: float | None = None
     """Bytes of a rank, where it is memory that is lacking."""
+    of_host: bool = False
+    """Whether it is a node's main memory."""
 
 
 @dataclass(frozen=True)
