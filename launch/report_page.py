@@ -111,8 +111,7 @@ def _memory(run: RunFiles) -> Table:
     parts = [part for part in kinds if any(stage["memory"][part] for stage in stages)]
     rows = [[part, *(f"{stage['memory'][part] / 1e9:.2f}" for stage in stages)] for part in parts]
     headings = [f"stage {stage['stage']}, {stage['decoder_layers']} layers" for stage in stages]
-    gpu = ((run.plan.get("cluster") or {}).get("gpu") or {}).get("name")
-    return f"Planned memory of a rank, GB{f', on a GPU ({gpu})' if gpu else ''}", ["", *headings], rows
+    return "Planned memory of a rank on a GPU, GB", ["", *headings], rows
 
 
 def _start(run: RunFiles) -> Table:
