@@ -90,7 +90,7 @@ def test_a_run_with_all_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
     titles = {"Loss", "Loss by kind of span", "Held out, right", "Gradient norm", "Speed", "Shares", "Data"}
     titles |= {
         "Newest start",
-        "Planned memory of a rank, GB",
+        "Planned memory of a rank on a GPU, GB",
         "Held out",
         "Memory of rank 0",
         "Learning rate",
