@@ -24,7 +24,7 @@ train: $(STAMP) ## set up, train the demo model and print a reply of it
 	$(BIN)/agenttune train configs/demo.yaml
 	@$(BIN)/python launch/reply.py runs/demo configs/demo/agent.jsonl weather_0
 
-test: $(STAMP) cluster ## set up and run the tests (40 minutes on 2 cores); LONG_TESTS=1 adds more cases of the same
+test: $(STAMP) cluster ## set up and run the tests (20 minutes on 2 cores); LONG_TESTS=1 adds more cases of the same
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" tests/distributed tests/faults
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m alone tests/distributed tests/faults tests/slurm

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from configs.check import check_config, check_files
+from configs.data_paths import local_files
 from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
@@ -96,4 +97,18 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
             )
     if config.evaluation.every:
         open_held_out(config, data)
+        for said in trained_too(config):
+            print(said, file=sys.stderr)
     return stream
+
+
+def trained_too(config: Config) -> list[str]:
+    """What is said of evaluation sources whose files are trained on as well."""
+    trained = {
+        os.path.realpath(file) for each in config.data.sources for file in local_files(each.path).files
+    }
+    return [
+        f"evaluation source {source.name!r}: {shared[0]} is trained on too, so its loss is not of held-out data"
+        for source in config.evaluation.sources
+        if (shared := [file for file in local_files(source.path).files if os.path.realpath(file) in trained])
+    ]

@@ -214,12 +214,12 @@ def test_what_a_rank_sends_in_a_step(
 
 
 def test_each_rank_of_a_70b_holds_what_the_plan_says(ranks: RankPool, tmp_path: Path) -> None:
-    """Tensor 8 x pipeline 4, built on the meta device: all tensor ranks of one stage, and one of each other."""
+    """Tensor 8 x pipeline 4, built on the meta device, rank by rank."""
     shape = SHAPES["llama2-70b"]
     (tmp_path / "config.json").write_text(json.dumps(shape.hf_config()))
     sizes = Layout(8, 4, 1, sequence=True)
     setup = Setup(shape, sizes, Cluster(GPUS["h100"], 32, 8, 50e9), 2, "selective", 4096, 64, 1)
-    asked = [rank_of(sizes, t, stage) for stage in range(4) for t in (range(8) if stage == 3 else (0,))]
+    asked = [rank_of(sizes, t, stage) for stage in range(4) for t in range(8)]
     found = ranks.run(
         "stage_parameters", 1, shape=str(tmp_path), sequence_length=4096, sizes=[8, 4, 1], ranks=asked
     )[0]

@@ -68,7 +68,9 @@ def test_too_many_are_an_error_before_ranks_start(config: Config) -> None:
         check_sources(few, open_builder(few))
 
 
-def test_what_evaluations_look_at_is_read_before_ranks_start(config: Config, tmp_path: Path) -> None:
+def test_what_evaluations_look_at_is_read_before_ranks_start(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And only where there are evaluations."""
     (tmp_path / "good.jsonl").write_text("\n".join(json.dumps(ROW) for _ in range(20)))
     good = replace(
@@ -78,5 +80,15 @@ def test_what_evaluations_look_at_is_read_before_ranks_start(config: Config, tmp
     looked = replace(config, data=good, evaluation=EvaluationConfig(every=1, sources=[apart]))
     with pytest.raises(DataError, match=r"rows\.jsonl:3: no JSON"):
         check_sources(looked, open_builder(looked))
+    assert capsys.readouterr().err == ""
+    same = replace(
+        looked,
+        data=replace(
+            good, on_error="skip", sources=[*config.data.sources, replace(good.sources[0], name="good")]
+        ),
+    )
+    check_sources(same, open_builder(same))
+    assert "evaluation source 'apart': " in (said := capsys.readouterr().err)
+    assert "rows.jsonl is trained on too" in said
     never = replace(looked, evaluation=replace(looked.evaluation, every=None))
     check_sources(never, open_builder(never))
