@@ -73,6 +73,12 @@ def test_imports_point_down() -> None:
     assert faults(project_imports()) == []
 
 
+def test_no_two_tests_have_one_name() -> None:
+    """Their folders are no packages, so pytest would take one for the other."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_modules_are_found() -> None:
     imports = project_imports()
     assert "configs.schema" in imports["configs.load"]
