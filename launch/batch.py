@@ -69,7 +69,7 @@ def resumes(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         note.write_text(now)
         return []
-    return [] if not note.exists() or note.read_text() == now else ["checkpoint.resume=auto"]
+    return [] if not now or not note.exists() or note.read_text() == now else ["checkpoint.resume=auto"]
 
 
 def idle_starts(argv: Sequence[str], environment: Mapping[str, str], before: str | None) -> int:
@@ -79,12 +79,16 @@ def idle_starts(argv: Sequence[str], environment: Mapping[str, str], before: str
     if before is None or not job:
         return 0
     note = Path(load_config(argv[0], argv[1:]).run.output_dir) / f".job-{job}-idle"
-    if _latest(argv) != before:
-        note.unlink(missing_ok=True)
+    try:
+        if _latest(argv) != before:
+            note.unlink(missing_ok=True)
+            return 0
+        counted = note.read_text() if note.exists() else ""
+        count = 1 + (int(counted) if counted.isdecimal() else 0)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(str(count))
+    except OSError:  # a full disk: nobody counts, and the job is queued again
         return 0
-    count = 1 + (int(note.read_text()) if note.exists() else 0)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(str(count))
     return count
 
 
@@ -140,6 +144,8 @@ def sync_wandb(command_line: Sequence[str]) -> None:
             timeout=_SYNC_S,
             stdout=sys.stderr,
         )
+        if any(not any(folder.glob("*.synced")) for folder in kept):  # it ends with 0 though
+            raise OSError("see what wandb says above")
     except (OSError, subprocess.SubprocessError) as error:
         print(
             f"agenttune: wandb's runs could not be sent ({error}); send them with `{by_hand}`",

@@ -64,6 +64,11 @@ def find_hosts(hostfile: str | None, devices: int, environment: Mapping[str, str
     if hostfile:
         hosts = read_hostfile(Path(hostfile))
         alone = len(hosts) == 1 and hosts[0].name in (*_HERE, socket.gethostname())
+        if len(hosts) > 1 and hosts[0].name == "localhost":
+            raise ConfigError(
+                f"launch.hostfile={hostfile}: localhost is another machine for each of its {len(hosts)} hosts, and all "
+                "ranks meet at the first; write the name by which the others know it"
+            )
         return Hosts(hosts, "" if alone else "ssh")
     if "SLURM_JOB_ID" in environment and int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
         if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:

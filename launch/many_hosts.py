@@ -112,6 +112,8 @@ class ManyHosts:
             self._gone[index] = values["code"]
         elif kind == "stop":
             self._tell_all("stop", number=values["number"])
+            if not self._began:  # who has not answered yet hears nothing
+                self._end_at = min(self._end_at, time.monotonic() + _GRACE_S)
         lost = kind == "gone" and index not in self._ended
         if lost or kind == "failed" or (kind == "ended" and values["code"] not in _FINISHED):
             # A lost host is seen when its ranks are gone, which those of others may have met before.
@@ -151,6 +153,8 @@ class ManyHosts:
         """How the job ended: as the host did where something failed first, and all as one where nothing did."""
         if self._fault:
             return Ended(1, fault=self._fault)
+        if self._stopped and not self._began:
+            return Ended(1, too_early=True)
         if self._first is None:
             return Ended(max(ended.code for ended in self._ended.values()))
         name, ended = self._names[self._first], self._ended.get(self._first)

@@ -13,10 +13,14 @@ from configs.errors import ConfigError
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
+from configs.weights import check_weights
 from tokenization.builder import SampleBuilder
 from tokenization.bundle import generation_config
 from tokenization.errors import DataError
+from trainer.checkpoint.choice import check_some_left, resume_folder
+from trainer.checkpoint.progress import nothing_to_do, read_progress
 from trainer.data.bad_rows import QUARANTINE, bad_row, counted, told
+from trainer.data.epochs import known_steps
 from trainer.data.held_out import open_held_out
 from trainer.data.mixture import shares
 from trainer.data.open import open_builder, open_data
@@ -100,6 +104,26 @@ def check_sources(config: Config, builder: SampleBuilder) -> RowStream:
         for said in trained_too(config):
             print(said, file=sys.stderr)
     return stream
+
+
+def check_start(config: Config, builder: SampleBuilder, model: str) -> str:
+    """What a start needs beyond its settings: weights or a checkpoint that fits, room, rows that can be read.
+
+    model: `model_digest` of the model's folder. Returns what is said where no step is left to take, else nothing.
+    Raises ConfigError, DataError.
+    """
+    folder = resume_folder(config)
+    if folder is None:
+        check_weights(Path(config.model.path))
+    check_output(config)
+    stream = check_sources(config, builder)
+    if folder is None:
+        return ""
+    progress = read_progress(folder, config, model)
+    stream.check_cursor(progress.cursor, folder)
+    steps = known_steps(config, stream, builder)
+    check_some_left(config, folder, progress.step, steps)
+    return nothing_to_do(progress.step, steps) or ""
 
 
 def trained_too(config: Config) -> list[str]:

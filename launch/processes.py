@@ -15,19 +15,17 @@ from configs.layout import Layout
 from configs.load import load_config
 from configs.schema import Config
 from configs.shapes import ModelShape
-from configs.weights import check_weights
 from launch.environment import accelerators, free_port
 from launch.hosts import Hosts, crosses_hosts, find_hosts
 from launch.machine import Ended, Job, Machine, Task
 from launch.many_hosts import ManyHosts
-from launch.preflight import check_output, check_settings, check_sources
+from launch.preflight import check_settings, check_start
 from launch.waiting_launcher import STOPS, TOO_EARLY
 from tokenization.builder import SampleBuilder
 from tokenization.errors import DataError
-from trainer.checkpoint.choice import check_some_left, goes_on, resume_folder
-from trainer.checkpoint.progress import model_digest, nothing_to_do, read_progress
+from trainer.checkpoint.choice import goes_on
+from trainer.checkpoint.progress import model_digest
 from trainer.checkpoint.store import committed
-from trainer.data.epochs import known_steps
 
 PASSED_ON = (0, 2, 3, REQUEUE)
 """Exit codes of ranks with a meaning of their own; every other failure is 1."""
@@ -39,19 +37,9 @@ def run_processes(path: str, overrides: Sequence[str], launcher: subprocess.Pope
     model = model_digest(Path(config.model.path))
     hosts = find_hosts(config.launch.hostfile, accelerators(), os.environ)
     layout, builder = spread_layout(config, hosts)
-    folder = resume_folder(config)
-    if folder is None:
-        check_weights(Path(config.model.path))
-    check_output(config)
-    stream = check_sources(config, builder)
-    if folder:
-        progress = read_progress(folder, config, model)
-        stream.check_cursor(progress.cursor, folder)
-        steps = known_steps(config, stream, builder)
-        check_some_left(config, folder, progress.step, steps)
-        if said := nothing_to_do(progress.step, steps):
-            print(said, file=sys.stderr)
-            return 0
+    if said := check_start(config, builder, model):
+        print(said, file=sys.stderr)
+        return 0
     print(_announcement(config, layout, hosts), file=sys.stderr)
     command = (path, *overrides)
     job: Job

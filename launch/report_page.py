@@ -54,7 +54,8 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
             ("MFU", f"{statistics.median(line['mfu'] for line in newest if line.get('mfu') is not None):.1%}")
         )
     if run.evaluations:
-        facts.append(("held-out loss", f"{run.evaluations[-1]['loss']:.4f}"))
+        loss = run.evaluations[-1].get("loss")
+        facts.append(("held-out loss", "no number" if loss is None else f"{loss:.4f}"))
     return facts
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.store import committed
+from trainer.checkpoint.store import folders_of
 from trainer.step_log import METRICS, read_lines
 
 
@@ -38,21 +39,21 @@ class RunFiles:
 
 def read_run(folder: Path) -> RunFiles:
     """Raises OSError where metrics.jsonl cannot be read."""
-    config = folder / "config.yaml"
+    config, plan = folder / "config.yaml", _object(folder / "plan.json")
     return RunFiles(
         folder=folder,
         steps=read_lines(folder / METRICS),
         evaluations=read_lines(folder / "evaluations.jsonl"),
         settings=config.read_text(encoding="utf-8") if config.is_file() else "",
-        plan=_object(folder / "plan.json"),
+        plan=plan,
         start=_object(folder / "start.json"),
         summary=_object(folder / "summary.json"),
         checkpoints=[
             Checkpoint(found.name, sum(file.stat().st_size for file in found.rglob("*") if file.is_file()))
-            for found in committed(folder / "checkpoints")
+            for found in folders_of(folder / "checkpoints")
         ],
         quarantined=len(read_lines(folder / "quarantine.jsonl")),
-        errors=list(_errors(folder / "logs")),
+        errors=list(_errors(folder / "logs", plan)),
     )
 
 
@@ -64,9 +65,12 @@ def _object(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _errors(logs: Path) -> Iterator[str]:
-    """A rank's log begins each start with a line; what is last may be an error of an earlier one, which is past."""
-    for log in sorted(logs.glob("rank-*.log")):
+def _errors(logs: Path, plan: dict[str, Any]) -> Iterator[str]:
+    """A rank's log begins each start with a line; what is last may be an error of an earlier one, which is past. So is
+    the log of a rank that the newest start, whose plan this is, does not have."""
+    layout = plan.get("layout")
+    ranks = prod(layout.values()) if layout else None
+    for log in sorted(logs.glob("rank-*.log"))[:ranks]:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         newest = max((i for i, line in enumerate(lines) if " begins: process " in line), default=-1)
         if any(line.startswith("Traceback ") for line in lines[newest + 1 :]):

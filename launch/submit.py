@@ -21,8 +21,9 @@ from launch.arguments import Parser
 from launch.hosts import Host, Hosts
 from launch.job_script import BATCH, SAVE_S, JobOptions, job_script
 from launch.plan_question import DEFAULT_GPU
-from launch.preflight import check_output, check_settings
+from launch.preflight import check_output, check_settings, check_start
 from trainer.checkpoint.choice import resume_folder
+from trainer.checkpoint.progress import model_digest
 from trainer.plan.layouts import Choice, is_planned
 from trainer.plan.setup import NETWORK_GBIT, Cluster
 
@@ -32,8 +33,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 def main(argv: Sequence[str]) -> int:
     values = _parser().parse_intermixed_args(argv)
     config = load_config(values.config, values.overrides)
+    check_numbers(config)
+    if values.gpus_per_node < 0:
+        raise ConfigError(f"--gpus-per-node={values.gpus_per_node}: must be at least 0")
     options = JobOptions(
-        name=values.name or re.sub(r"[^\w.-]+", "-", Path(config.run.output_dir).name),
+        name=values.name
+        or re.sub(r"[^\w.-]+", "-", Path(config.run.output_dir).resolve().name)
+        or "agenttune",
         nodes=nodes_for(config, values.gpus_per_node) if values.nodes is None else values.nodes,
         gpus_per_node=values.gpus_per_node,
         time=values.time,
@@ -43,7 +49,6 @@ def main(argv: Sequence[str]) -> int:
         others=tuple(values.sbatch),
         setup=tuple(values.setup),
     )
-    check_numbers(config)
     check_options(options)
     if config.launch.hostfile is not None:
         raise ConfigError(
@@ -71,6 +76,9 @@ def main(argv: Sequence[str]) -> int:
         return ConfigError.exit_code if fault else 0
     if fault:
         raise ConfigError(fault)
+    if done := _nothing_left(config, layout):
+        print(f"not submitted: {done}", file=sys.stderr)
+        return 0
     print(f"{said}: {_submit(script)}")
     return 0
 
@@ -123,8 +131,11 @@ def check_options(options: JobOptions) -> None:
     ):
         if value is not None and not re.fullmatch(r"[^\s'\"\\#]+", value):
             raise ConfigError(f"--{key}={value}: must be one word without quotes, as Slurm reads it")
-    if options.save_s < 1:
-        raise ConfigError(f"--save-before={options.save_s}: must be at least 1 second")
+    if not 1 <= options.save_s <= 65535:
+        raise ConfigError(f"--save-before={options.save_s}: must be 1 to 65535 seconds, as Slurm takes it")
+    for option in options.others:
+        if re.match(r"--(time|signal)\b|-t\b", option):
+            raise ConfigError(f"--sbatch={option}: is set by --time and --save-before; use these")
     limit = seconds_of(options.time)
     if limit is not None and limit <= options.save_s:
         raise ConfigError(
@@ -188,6 +199,12 @@ def _fault(config: Config, layout: Layout) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def _nothing_left(config: Config, layout: Layout) -> str:
+    """What the job would say at once and end; empty where there is something to do. Raises ConfigError, DataError."""
+    _, builder = check_settings(config, layout.world_size)
+    return check_start(config, builder, model_digest(Path(config.model.path)))
 
 
 def _submit(script: str) -> str:

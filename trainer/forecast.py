@@ -40,7 +40,8 @@ def forecast(config: Config, shape: ModelShape, grid: Grid) -> Forecast | None:
     world = grid.layout.world_size
     cuda = grid.device.type == "cuda"
     gpu = gpu_named(torch.cuda.get_device_name(grid.device)) if cuda else None
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    # As torchrun or DeepSpeed's launcher call it.
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
     # Without a known type what is said of memory and traffic stays true: no time is asked for.
     cluster = Cluster(gpu or GPUS["h100"], world, per_node, NETWORK_GBIT * 1e9 / 8)
     return Forecast(Choice.of(config, shape, cluster, grid.layout), gpu is not None)

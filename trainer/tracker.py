@@ -105,8 +105,8 @@ class Tracker:
         if self._wandb and not self._wandb.close(self._patience_s, beat):
             runs = self._file.parent / "wandb"
             print(
-                f"wandb did not take all in {self._patience_s:g} s; {self._file} is complete, and `wandb sync` of what "
-                f"lies in {runs} sends what wandb had got",
+                f"wandb has not taken all, for which it had {self._patience_s:g} s at the end; {self._file} is "
+                f"complete, and `wandb sync` of what lies in {runs} sends what wandb had got",
                 file=sys.stderr,
             )
         with self._named():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from typing import Any, NoReturn
 
 
 def main() -> None:
+    # Signals that a whole job gets are the training's to answer; this ends with its standard input.
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     run: Any = None
     told_of: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(told_of,), daemon=True).start()

@@ -21,9 +21,14 @@ class Settings:
         pass
 
 
+class Summary:
+    def update(self, values: Mapping[str, Any]) -> None:
+        _note(summary=dict(values))
+
+
 class Run:
     def __init__(self) -> None:
-        self.summary: dict[str, Any] = {}
+        self.summary = Summary()
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         _meet("LOG")
@@ -42,7 +47,7 @@ def init(**values: Any) -> Run:
     if os.environ.get("FAKE_SERVICE"):
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     _meet("INIT")
-    _note(init={key: values[key] for key in ("id", "mode", "project", "resume")})
+    _note(init={key: values[key] for key in ("id", "mode", "project", "resume", "config")})
     return Run()
 
 

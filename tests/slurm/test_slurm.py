@@ -153,6 +153,12 @@ def test_a_cancelled_job_is_not_queued_again(slurm: Cluster, folder: Folder) -> 
 
 
 def test_a_bad_setting_fails_before_the_queue(slurm: Cluster, folder: Folder) -> None:
+    (folder.path / "bad.jsonl").write_text("{")
+    options = ["--nodes", "2", "--gpus-per-node", "0", "run.output_dir=bad", "data.sources.0.path=bad.jsonl"]
+    process = folder.start(*AGENTTUNE, "submit", "config.yaml", *options, *LAYOUT, **slurm.environment)
+    assert process.wait(LIMIT_S) == 3, folder.output()
+    assert "bad.jsonl:1: no JSON" in folder.output()
+    assert "Submitted" not in folder.output()
     options = ["--nodes", "3", "--gpus-per-node", "0", "--dry-run"]
     code, output = folder.run(*AGENTTUNE, "submit", "config.yaml", *options, *LAYOUT)
     assert code == 2

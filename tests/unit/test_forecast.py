@@ -42,7 +42,8 @@ def on_gpus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 30e9)
     monkeypatch.setattr(module.dist, "all_reduce", all_reduce)
     monkeypatch.setattr(module.torch, "tensor", lambda value, dtype, device: make(value, dtype=dtype))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("LOCAL_SIZE", "4")  # by DeepSpeed's launcher, which `agenttune train` has on each host
     return shared
 
 

@@ -76,9 +76,13 @@ def test_a_dry_run_needs_neither_model_nor_data(
         (["--nodes", "0"], "--nodes"),
         (["--time", "12:00"], "--time=12:00: 720 s for a job that is told to save 900 s before its end"),
         (["--time", "15"], "--time=15: 900 s"),
-        (["--time", "1-0", "--save-before", "86400"], "--time=1-0: 86400 s"),
+        (["--time", "0-18", "--save-before", "65000"], "--time=0-18: 64800 s"),
         (["--time", "half a day"], "no time limit of Slurm's"),
-        (["--save-before", "-5"], "--save-before=-5: must be at least 1"),
+        (["--save-before", "-5"], "--save-before=-5: must be 1 to 65535 seconds"),
+        (["--save-before", "70000", "--time", "2-0"], "must be 1 to 65535 seconds"),
+        (["--sbatch=--time=5"], "--sbatch=--time=5: is set by --time"),
+        (["--gpus-per-node", "-8"], "--gpus-per-node=-8: must be at least 0"),
+        (["parallel.tensor=0"], "parallel.tensor=0: must be at least 1"),
         (["--name", "a b"], "--name=a b: must be one word"),
         (["--partition", "low high"], "--partition=low high: must be one word"),
         (["launch.hostfile=hosts"], "launch.hostfile=hosts: a job of Slurm trains on its own nodes"),
@@ -132,6 +136,7 @@ def test_without_slurm_it_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
+    monkeypatch.setattr(submit, "_nothing_left", lambda config, layout: "")
     assert main(["submit", str(CONFIGS["7b"]), "--gpus-per-node", "0"]) == 2
     assert "sbatch: no such command" in capsys.readouterr().err
 
@@ -178,6 +183,7 @@ def test_what_does_not_fit_is_not_queued(
     model.mkdir()
     (model / "config.json").write_text(json.dumps(SHAPES["llama2-70b"].hf_config()))
     monkeypatch.setattr(submit, "_fault", lambda config, layout: "")
+    monkeypatch.setattr(submit, "_nothing_left", lambda config, layout: "")
     monkeypatch.setattr(submit, "_submit", lambda script: "Submitted batch job 1")
     command = ["submit", str(CONFIGS["70b"]), f"model.path={model}", "parallel.pipeline=2"]
     assert main([*command, "--gpu", "a100-40"]) == 2
@@ -215,3 +221,52 @@ def test_a_job_that_gets_nowhere_is_not_queued_again(
     assert batch.main([str(run)]) == 75
     assert again == queued
     assert ("3 starts in a row have saved nothing" in capsys.readouterr().err) == (not queued)
+
+
+def test_a_job_that_saves_at_each_start_is_queued_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as it is stopped; and its words come to the training as they are."""
+    latest, again, told = run.parent / "run/checkpoints/latest", list[bool](), list[list[str]]()
+
+    def command(argv: list[str]) -> int:
+        told.append(argv)
+        latest.write_text(f"step-{len(told):08d}\n")
+        return 75
+
+    monkeypatch.setattr("launch.cli.main", command)
+    monkeypatch.setattr(batch, "requeue", lambda environment: again.append(True))
+    for name, value in AGAIN.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(5):
+        assert batch.main([str(run), "--traceback"]) == 75
+    assert len(again) == 5
+    assert told[0] == ["train", str(run), "--traceback"]
+
+
+def test_what_wandb_kept_offline_is_sent_once(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When the training has ended, where there is a key; that it was not sent is told."""
+    kept = run.parent / "run/wandb/offline-run-1-a"
+    kept.mkdir(parents=True)
+    (kept / "run-a.wandb").touch()
+    calls: list[list[str]] = []
+
+    def sync(command: list[str], **options: object) -> None:
+        calls.append(command)
+        if len(calls) > 1:
+            (kept / "run-a.wandb.synced").touch()
+
+    monkeypatch.setattr("launch.cli.main", lambda argv: 0)
+    monkeypatch.setattr("subprocess.run", sync)
+    monkeypatch.setattr(batch, "_has_key", lambda: False)
+    batch.main([str(run)])
+    assert calls == []
+    assert "wandb kept 1 run(s) offline" in capsys.readouterr().err
+    monkeypatch.setattr(batch, "_has_key", lambda: True)
+    batch.main([str(run)])  # it ends with 0 where the server refuses, too
+    assert "could not be sent" in capsys.readouterr().err
+    batch.main([str(run)])
+    assert capsys.readouterr().err == ""
+    batch.main([str(run)])  # all is sent
+    assert len(calls) == 2
+    assert calls[0][1:] == ["-m", "wandb", "sync", str(kept)]

@@ -176,3 +176,25 @@ def test_series_leave_out_what_is_not_there() -> None:
     assert series(lines, "loss")[0].tolist() == [1.0, 4.0]
     assert series(lines, "loss_by_source", "b")[0].tolist() == [4.0]
     assert [line["step"] for line in left_out([step(1), step(2, skipped=1), step(3, skipped=1)])] == [2]
+
+
+def test_an_error_of_a_rank_that_is_no_more_is_past(tmp_path: Path) -> None:
+    """After a start that ran out of memory comes one on fewer ranks."""
+    run = write_run(tmp_path / "run", [step(n) for n in range(1, 5)])
+    (run / "logs").mkdir()
+    for rank in range(4):
+        (run / f"logs/rank-0000{rank}.log").write_text(f"2026 rank {rank} begins: process 7 on n0\n")
+    error = "Traceback (most recent call last):\nRuntimeError: out of memory\n"
+    (run / "logs/rank-00003.log").write_text(f"2026 rank 3 begins: process 7 on n0\n{error}")
+    for data, errors in ((2, 1), (1, 0)):  # copies of the model in the newest start
+        layout = {"tensor": 2, "pipeline": 1, "data": data}
+        (run / "plan.json").write_text(json.dumps({"layout": layout}))
+        assert len(read_run(run).errors) == errors
+
+
+def test_a_held_out_loss_that_is_no_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [step(n) for n in range(1, 5)])
+    (run / "evaluations.jsonl").write_text(json.dumps({"step": 4, "loss": None}) + "\n")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/latest").write_text("step-00000009\n")  # of a folder that somebody has deleted
+    assert "no number" in made(run).words

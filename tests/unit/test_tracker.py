@@ -116,7 +116,7 @@ def test_a_run_ends_though_wandb_does_not(
 ) -> None:
     settings = WandbConfig(mode="online", finish_seconds=0)
     Tracker(tmp_path, settings, {}, done=0, steps=9, wandb_id=None).close()
-    assert "wandb did not take all in 0 s" in capsys.readouterr().err
+    assert "wandb has not taken all, for which it had 0 s" in capsys.readouterr().err
 
 
 def test_a_log_file_has_whole_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,9 +40,18 @@ def test_all_of_it_gets_there(fake: Path, tmp_path: Path, capfd: pytest.CaptureF
     link = started(tmp_path, "abc")
     for step in range(1, 4):
         link.log({"loss": float("nan") if step == 3 else 1.0 / step}, step)
+    link.summary({"plan": {"layout": 1}, "data/agent/drawn": 7})
     assert link.close(20)
-    first, *steps, last = notes(fake)
-    assert first == {"init": {"id": "abc", "mode": "offline", "project": "p", "resume": "allow"}}
+    first, *steps, summary, last = notes(fake)
+    begun = {
+        "id": "abc",
+        "mode": "offline",
+        "project": "p",
+        "resume": "allow",
+        "config": {"run": {"seed": 1}},
+    }
+    assert first == {"init": begun}
+    assert summary == {"summary": {"plan": {"layout": 1}, "data/agent/drawn": 7}}
     assert [values["step"] for values in steps] == [1, 2, 3]
     assert last == {"finished": True}
     assert "wandb: no API key, so this run is kept offline" in capfd.readouterr().err
@@ -77,9 +86,10 @@ def test_a_fault_costs_no_time_and_leaves_nothing(
         1, 2001
     ):  # more than a pipe holds: where it waited for the other side it would wait for ever
         link.log({"loss": 1.0, "text": "x" * 200}, step)
-    children = [
-        p for p in psutil.Process().children(recursive=True) if "sleep(1000)" in " ".join(p.cmdline())
-    ]
+    deadline = time.monotonic() + 30
+    while not (children := services(fake)):  # it begins one before anything else
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     begun = time.monotonic()
     assert not link.close(3.0, lambda: beats.append(1))
     assert time.monotonic() - begun < 20
@@ -91,6 +101,33 @@ def test_a_fault_costs_no_time_and_leaves_nothing(
     for process in children:
         if process.is_running():
             process.kill()
+
+
+def services(fake: Path) -> list[psutil.Process]:
+    """What the fake has started, whoever its parent is by then."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("FAKE_NOTES") == str(fake)
+            found += [process] if mine and "sleep(1000)" in " ".join(process.cmdline()) else []
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_signals_to_a_whole_job_are_not_its(fake: Path, tmp_path: Path) -> None:
+    """Slurm sends them to every process; the training finishes its step and tells of it."""
+    link = started(tmp_path, "abc")
+    link.log({"loss": 1.0}, 1)
+    deadline = time.monotonic() + 30
+    while len(notes(fake)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        link._process.send_signal(number)
+    link.log({"loss": 0.5}, 2)
+    assert link.close(20)
+    assert notes(fake)[-2:] == [{"step": 2, "loss": 0.5}, {"finished": True}]
 
 
 def test_it_ends_with_a_training_that_was_killed(
