@@ -98,6 +98,7 @@ def _sample(peer: torch.nn.Module, source: int, expected: Expected, dice: random
         faults = dice.choice([0.0, 0.3])
         value = [span(values, dice.randint(1, 6), True, faults), span(SpanKind.CONTROL, 1, True, faults)]
         expected.calls.append((all(name), all(value)))
+    span(SpanKind.OBSERVATION, 1, False)
     span(SpanKind.CALL_NAME, 2, False)  # of a message that is not learned
     span(SpanKind.ARGUMENTS, 2, False)
     span(SpanKind.OBSERVATION, 4, False)

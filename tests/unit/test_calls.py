@@ -108,3 +108,19 @@ def test_no_arguments_are_values_too(template: str) -> None:
     sample = SampleBuilder(encoder, found).encode(Conversation("0", messages), "s")
     parts = call_parts(pack_row([sample], [0], index=0, length=len(sample), pad_id=0))
     assert {*parts.tolist()} == {-1, 0, 1}
+
+
+def test_what_opens_the_next_call_is_not_of_one_without_arguments() -> None:
+    """`<|assistant|>` in chatglm3: a model that rightly makes the first call and then stops is right about it."""
+    calls = Call.of("ping", {}), Call.of("add", {"a": 1})
+    messages = Message("user", "Is it there?"), Message("assistant", "", calls=calls)
+    found, encoder = open_template("chatglm3", DEMO)
+    sample = SampleBuilder(encoder, found).encode(Conversation("0", messages), "s")
+    parts = call_parts(pack_row([sample], [0], index=0, length=len(sample), pad_id=0))
+    (names,) = np.nonzero(sample.kinds == SpanKind.CALL_NAME)
+    second = next(place for place in names if parts[place] == 2)
+    (empty,) = np.nonzero(parts == 1)
+    assert len(empty) > 0
+    opener = sample.tokens[names[0] - 1]
+    assert sample.tokens[second - 1] == opener
+    assert opener not in sample.tokens[empty]
