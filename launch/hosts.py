@@ -77,8 +77,15 @@ def find_hosts(hostfile: str | None, devices: int, environment: Mapping[str, str
                 "it reaches the nodes of its job by itself"
             )
         names = node_names(environment["SLURM_JOB_NODELIST"])
-        return Hosts(tuple(Host(name, devices or None) for name in names), "srun")
+        each = devices or granted(environment)
+        return Hosts(tuple(Host(name, each or None) for name in names), "srun")
     return Hosts((Host("localhost", devices or None),), "")
+
+
+def granted(environment: Mapping[str, str]) -> int:
+    """GPUs of each node by what the job asked for (`8`, `h100:8`), which a shell on a node without any knows; else 0."""
+    told = re.search(r"(?:^|:)(\d+)$", environment.get("SLURM_GPUS_PER_NODE", ""))
+    return int(told[1]) if told else 0
 
 
 def read_hostfile(file: Path) -> tuple[Host, ...]:

@@ -50,12 +50,17 @@ def test_where_a_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert find_hosts(None, 8, {}) == Hosts((Host("localhost", 8),), "")
     assert find_hosts(None, 0, {}) == Hosts((Host("localhost", None),), "")
     assert find_hosts(None, 8, IN_SLURM) == Hosts((Host("gpu1", 8), Host("gpu2", 8)), "srun")
+    for told, slots in (("4", 4), ("h100:8", 8), ("", None)):  # from a shell on a node without GPUs
+        found = find_hosts(None, 0, IN_SLURM | {"SLURM_GPUS_PER_NODE": told})
+        assert [host.slots for host in found.hosts] == [slots] * 2
     assert find_hosts(None, 8, IN_SLURM | {"SLURM_JOB_NUM_NODES": "1"}).reached_by == ""
     assert find_hosts(None, 8, IN_SLURM | {"SLURM_STEP_NUM_TASKS": "1"}).reached_by == "srun"
     with pytest.raises(ConfigError, match="started 2 times by srun: at most once"):
         find_hosts(None, 8, IN_SLURM | {"SLURM_STEP_NUM_TASKS": "2"})
     two = str(written(tmp_path, "a slots=2\nb slots=2\n"))
     assert find_hosts(two, 8, IN_SLURM) == Hosts((Host("a", 2), Host("b", 2)), "ssh")
+    with pytest.raises(ConfigError, match="localhost is another machine for each of its 2 hosts"):
+        find_hosts(str(written(tmp_path, "localhost slots=2\nb slots=2\n")), 8, {})
     alone = str(written(tmp_path, "localhost slots=2\n"))
     assert find_hosts(alone, 8, {}) == Hosts((Host("localhost", 2),), "")
 
