@@ -83,7 +83,7 @@ def find_hosts(hostfile: str | None, devices: int, environment: Mapping[str, str
 
 
 def granted(environment: Mapping[str, str]) -> int:
-    """GPUs of each node by what the job asked for (`8`, `h100:8`), which a shell on a node without any knows; else 0."""
+    """GPUs of each node by what the job asked for (`8`, `h100:8`), which a shell on a node without any knows, or 0."""
     told = re.search(r"(?:^|:)(\d+)$", environment.get("SLURM_GPUS_PER_NODE", ""))
     return int(told[1]) if told else 0
 
