@@ -150,6 +150,10 @@ def test_a_stop_before_there_are_ranks(run: Callable[..., Ended]) -> None:
     does = "time.sleep(0.5); ready(); ended(1, too_early=order('stop')['kind'] == 'stop')"
     ended = run(does, does, act=lambda job: job.stop(signal.SIGTERM))
     assert ended.too_early
+    begun = time.monotonic()  # hosts that cannot be reached do not keep it
+    ended = run("time.sleep(100)", "time.sleep(100)", act=lambda job: job.stop(signal.SIGTERM))
+    assert (ended.too_early, ended.fault) == (True, "")
+    assert time.monotonic() - begun < 60 < many_hosts._READY_S
     ended = run("sys.exit(75)", "sys.exit(75)")  # Slurm has signalled them, and not the command
     assert ended.too_early
 
