@@ -27,6 +27,7 @@ def call_parts(row: PackedRow) -> NDArray[np.int32]:
     parts = np.full(len(row.tokens), -1, np.int32)
     kinds, starts = row.kinds.tolist(), (row.positions == 0).tolist()
     empty: dict[int, list[int]] = {}  # places of CONTROL in calls that have no values so far
+    filled: set[int] = set()  # calls that have values
     openers: dict[int, list[int]] = {}  # and of that before their names
     calls, is_open = 0, False
     for place in range(row.filled):
@@ -43,11 +44,12 @@ def call_parts(row: PackedRow) -> NDArray[np.int32]:
         elif is_open and kind in _VALUES:
             parts[place] = 2 * calls - 1
             empty[calls - 1] = []
+            filled.add(calls - 1)
         elif is_open and before in _WRITTEN:
             parts[place] = parts[place - 1]
             is_open = kind == SpanKind.CONTROL
         elif is_open and kind == SpanKind.CONTROL:
-            if not np.any(parts[:place] == 2 * calls - 1):
+            if calls - 1 not in filled:
                 empty[calls - 1].append(place)
         else:
             is_open = False
