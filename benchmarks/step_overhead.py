@@ -37,7 +37,7 @@ from configs.schema import (
 )
 from configs.shapes import ModelShape
 from trainer.build import build_run
-from trainer.data.micro_batch import GlobalBatch, global_batches
+from trainer.data.micro_batch import GlobalBatch, at_targets, global_batches
 from trainer.guard import Guard
 from trainer.loop import Run
 from trainer.model.layers import Parts
@@ -91,7 +91,7 @@ def bare_step(
         stream: object = (micro.tokens, micro.positions)
         for layer in layers:
             stream = layer(stream)
-        loss(stream, (micro.labels, micro.groups)).backward()  # pyright: ignore[reportArgumentType]
+        loss(stream, at_targets(micro.labels, micro.groups)).backward()  # pyright: ignore[reportArgumentType]
     nn.utils.clip_grad_norm_([p for layer in layers for p in layer.parameters()], 1.0)
     optimizer.step()
     optimizer.zero_grad()

@@ -179,11 +179,11 @@ def build_model(
     load: the weights are those of the model's folder, which know nothing of the ids in `fresh`; else they are anything
     """
     dtype = getattr(torch, config.model.dtype)
-    layers = llama_layers(Parts(shape, grid, dtype, config.parallel.recompute))
+    model = Parts(shape, grid, dtype, config.parallel.recompute)
     loss = TargetLoss(
         shape.vocab, shape.hidden, groups_of(len(config.data.sources)), grid.tensor_group, grid.device
     )
-    module = build_stages(layers, stages, grid, loss)
+    module = build_stages(llama_layers(model), stages, grid, loss, model.passing)
     head = head_weight(module)
     if head is not None:
         loss.bind_head(head)

@@ -17,7 +17,7 @@ from trainer.data.held_out import HeldOut
 from trainer.data.micro_batch import GlobalBatch, shifted, to_micro_batch
 from trainer.data.rows import PackedRow
 from trainer.evaluations import EvaluationReport
-from trainer.step import StepParts
+from trainer.step import StepParts, passage
 from trainer.watchdog import beat
 
 
@@ -43,8 +43,7 @@ def evaluate(
     micros = []
     for rows in batch.dealt(grid.data_rank, layout.data, micro_rows):
         micro = to_micro_batch(rows)
-        labels = micro.labels, micro.groups, shifted([parted[row.index] for row in rows], -1)
-        micros.append(((micro.tokens, micro.positions), labels))
+        micros.append(passage(micro, grid.device, shifted([parted[row.index] for row in rows], -1)))
     with parts.loss.apart(tally.losses, tally.add):
         parts.engine.evaluate(micros, beat)
     stopped = torch.tensor([float(stop())], dtype=torch.float64, device=grid.device)

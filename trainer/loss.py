@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from megatron.core.model_parallel_config import ModelParallelConfig
-from megatron.core.tensor_parallel import ColumnParallelLinear, vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel import ColumnParallelLinear
+
+from trainer.cross_entropy import vocab_parallel_losses
 
 IGNORED = -100
 Look = Callable[[torch.Tensor, Sequence[torch.Tensor]], None]
@@ -62,37 +64,35 @@ class TargetLoss:
     def __call__(self, hidden: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scaled sum over the micro-batch's targets, a float32 scalar; 0 where it has none.
 
-        hidden: [s, b, h]; labels: (shifted labels [b, s] with IGNORED where no target, groups [b, s], and what else
-        a `look` is given of them [b, s]).
+        hidden: [s, b, h]; labels: as `at_targets` gives them.
         """
         head = self._head
         assert head is not None, "bind_head comes first"
-        wanted, groups, *others = (x.transpose(0, 1).reshape(-1) for x in labels)  # [s b]
-        places = (wanted != IGNORED).nonzero().flatten()  # [k]
+        places, wanted, groups, *others = labels  # [k] each
         if len(places) == 0:
             # Every parameter still gets its gradient: data ranks reduce the same list of them.
             return (hidden.sum() + head.sum()).float() * 0.0
         picked = hidden.reshape(-1, 1, hidden.shape[-1]).index_select(0, places)  # [k, 1, h]
-        losses = self.token_losses(picked, wanted[places][:, None]).flatten()  # [k]
-        self.sums.index_add_(0, groups[places], losses.detach().double())
+        losses = self.token_losses(picked, wanted[:, None]).flatten()  # [k]
+        self.sums.index_add_(0, groups, losses.detach().double())
         if self._look is not None:
-            self._look(self.predicted(picked), [x[places] for x in (wanted, groups, *others)])
+            self._look(self.predicted(picked), [wanted, groups, *others])
         return losses.sum() * self.scale
 
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihoods, float32 [k, 1], of targets [k, 1] given hidden states [k, 1, h]."""
-        return vocab_parallel_cross_entropy(self._logits(hidden), targets)
+        logits, first = self._logits(hidden)
+        return vocab_parallel_losses(logits, targets[:, 0], first, self._tensor_group)[:, None]
 
     def predicted(self, hidden: torch.Tensor) -> torch.Tensor:
         """The id whose logit is the largest, int64 [k], given hidden states [k, 1, h]; of equal ones the lowest.
 
         A collective of the tensor group. The vocabulary's size, which is no id, where a logit is no number.
         """
-        logits = self._logits(hidden)[:, 0]  # [k, vocabulary / tp]
-        largest, at = logits.max(-1)  # of equal ones the first
+        logits, first = self._logits(hidden)
+        largest, at = logits.float().max(-1)  # of equal ones the first
         of_all = largest.clone()
         dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self._tensor_group)
-        first = self._tensor_group.rank() * logits.shape[-1]
         ids = torch.where(largest == of_all, at + first, self._vocab)
         dist.all_reduce(ids, dist.ReduceOp.MIN, group=self._tensor_group)
         return ids
@@ -108,18 +108,14 @@ class TargetLoss:
         finally:
             self.sums, self._look = kept, None
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """This rank's part of the vocabulary, float32 [k, 1, vocabulary / tp], least where it only pads."""
-        logits, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
-        logits = logits.float()
+    def _logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Of this rank's part of the vocabulary, [k, vocabulary / tp], and its first id."""
+        projected, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
+        logits = projected[:, 0]
         first = self._tensor_group.rank() * logits.shape[-1]
-        if first + logits.shape[-1] > self._vocab:
-            # Rows that only pad the vocabulary to the tensor size take no part in the softmax.
-            real = max(0, self._vocab - first)
-            logits = torch.cat(
-                (logits[..., :real], torch.full_like(logits[..., real:], torch.finfo(logits.dtype).min)), -1
-            )
-        return logits
+        # Rows that only pad the vocabulary to the tensor size take no part in the softmax.
+        logits[:, max(0, self._vocab - first) :] = torch.finfo(logits.dtype).min
+        return logits, first
 
     def take_sums(self) -> torch.Tensor:
         """Sums by group since the last call, float64 [groups] on the loss's device."""

@@ -13,8 +13,9 @@ import torch.distributed as dist
 
 from configs.schema import Config
 from configs.shapes import ModelShape
+from trainer.bounds import sample_bounds, to_device
 from trainer.data.groups import means
-from trainer.data.micro_batch import GlobalBatch
+from trainer.data.micro_batch import GlobalBatch, MicroBatch, at_targets
 from trainer.guard import Guard
 from trainer.layer_norms import LayerNorms
 from trainer.loss import TargetLoss
@@ -22,6 +23,7 @@ from trainer.metrics import StepReport, peak_flops, step_flops
 from trainer.optimizer import learning_rate
 from trainer.parallel.engine import Engine
 from trainer.parallel.grid import Grid
+from trainer.parallel.passing import Passage
 
 _MARK = 5
 """Hex digits of the data's hash that ranks compare each step. The hash is a chain, so what differs once goes on to."""
@@ -96,7 +98,7 @@ def train_step(
         shared.append(_share(parts, norm, wishes(), data_hash))
         return not guard.fault(shared[0].loss(batch), shared[0].norm, config.guard)
 
-    parts.engine.step([((m.tokens, m.positions), (m.labels, m.groups)) for m in micro], lr, may_update)
+    parts.engine.step([passage(m, grid.device) for m in micro], lr, may_update)
     (told,) = shared
     seconds = time.perf_counter() - begun
     loss, norm = told.loss(batch), told.norm
@@ -129,6 +131,17 @@ def train_step(
         weight_norm_by_layer=norms.weights if norms else {},
     )
     return Taken(report, after, fault, told.wishes)
+
+
+def passage(micro: MicroBatch, device: torch.device, *told: torch.Tensor) -> Passage:
+    """A micro-batch on its way through the pipeline; `told`: what the loss is told of it beside labels and groups.
+
+    All that layers need goes to the device at once, so that no micro-batch waits for the next one's numbers.
+    """
+    bounds = sample_bounds(micro.positions, device)
+    labels = at_targets(micro.labels, micro.groups, *told)
+    inputs = to_device(micro.tokens, device), bounds.positions
+    return Passage(inputs, tuple(to_device(x, device) for x in labels), bounds)
 
 
 @dataclass(frozen=True)

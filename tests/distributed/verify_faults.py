@@ -39,17 +39,19 @@ def _positions_lost() -> None:
     """A middle stage counts its positions through the row."""
     import torch
 
-    from trainer.model.layers import DecoderLayer
+    import torch
 
-    sound = DecoderLayer.forward
+    from trainer.bounds import SampleBounds, sample_bounds
+    from trainer.model.layers import Parts
 
-    def forward(self: DecoderLayer, stream: Any) -> Any:
-        hidden, positions = stream
-        if 0 < self.attention.parts.grid.stage < self.attention.parts.grid.layout.pipeline - 1:
-            positions = torch.arange(positions.shape[1]).expand_as(positions).contiguous()
-        return sound(self, (hidden, positions))[0], stream[1]
+    sound = Parts.bounds
 
-    DecoderLayer.forward = forward
+    def bounds(self: Parts, positions: torch.Tensor) -> SampleBounds:
+        if 0 < self.grid.stage < self.grid.layout.pipeline - 1:
+            return sample_bounds(torch.arange(positions.shape[1]).expand_as(positions).contiguous())
+        return sound(self, positions)
+
+    Parts.bounds = bounds
 
 
 def _interleaved_pairs() -> None:
@@ -58,12 +60,13 @@ def _interleaved_pairs() -> None:
 
     from trainer.model import layers
 
-    def apply(heads: Any, cos: Any, sin: Any) -> Any:
-        first, second = heads[..., ::2], heads[..., 1::2]
-        cos, sin = cos[:, None], sin[:, None]
-        return torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+    def split(heads: Any, n: int, kv: int, table: Any, positions: Any) -> Any:
+        cos, sin = table[:, positions, None]
+        first, second = heads[:, : n + kv, ::2], heads[:, : n + kv, 1::2]
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+        return turned[:, :n], turned[:, n:], heads[:, n + kv :]
 
-    layers.apply_rotary = apply
+    layers.split_rotated = split
 
 
 def _labels_not_shifted() -> None:
@@ -78,9 +81,18 @@ def _labels_not_shifted() -> None:
 
 def _across_samples() -> None:
     """A row is one sample to attention, though positions restart in it."""
-    from trainer.model import layers
+    import torch
 
-    layers.sample_bounds = lambda positions: [0, len(positions)]
+    from trainer.bounds import SampleBounds
+    from trainer.model.layers import Parts
+
+    sound = Parts.bounds
+
+    def bounds(self: Parts, positions: torch.Tensor) -> SampleBounds:
+        edges = (0, positions.numel())
+        return replace(sound(self, positions), edges=edges, cumulative=torch.tensor(edges, dtype=torch.int32))
+
+    Parts.bounds = bounds
 
 
 def _slice_from_elsewhere() -> None:

@@ -11,14 +11,23 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from trainer.model.attention import packed_attention, sample_bounds
-from trainer.model.rotary import apply_rotary, inverse_frequencies, rotary_table
+from trainer.bounds import sample_bounds
+from trainer.model.attention import packed_attention
+from trainer.model.kernels import split_rotated
+from trainer.model.rotary import inverse_frequencies, rotary_table
 
 LENGTHS = st.lists(st.integers(1, 17), min_size=1, max_size=6)
 
 
 def positions_of(lengths: list[int]) -> torch.Tensor:
     return torch.cat([torch.arange(length) for length in lengths])
+
+
+def rotated(heads: torch.Tensor, table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """heads [t, n, d] as if all were queries."""
+    n = heads.shape[1]
+    query, _, _ = split_rotated(heads, n, 0, table, positions)
+    return query
 
 
 def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -42,7 +51,7 @@ def test_equals_attention_under_a_dense_mask(lengths: list[int], heads: tuple[in
     n, kv = heads
     inputs = [torch.randn(sum(lengths), h, 8, generator=generator, requires_grad=True) for h in (n, kv, kv)]
     query, key, value = inputs
-    bounds = sample_bounds(positions_of(lengths))
+    bounds = sample_bounds(positions_of(lengths)[None])
     ours, theirs = packed_attention(query, key, value, bounds), dense(query, key, value, lengths)
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
     weight = torch.randn(ours.shape, generator=generator)
@@ -52,15 +61,19 @@ def test_equals_attention_under_a_dense_mask(lengths: list[int], heads: tuple[in
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@given(LENGTHS)
-def test_bounds_are_the_running_sum_of_the_lengths(lengths: list[int]) -> None:
-    edges = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
-    assert sample_bounds(positions_of(lengths)) == edges
+@given(LENGTHS, st.integers(1, 3))
+def test_bounds_are_the_running_sum_of_the_lengths(lengths: list[int], rows: int) -> None:
+    bounds = sample_bounds(positions_of(lengths).repeat(rows, 1))
+    all_lengths = lengths * rows
+    assert bounds.edges == tuple(sum(all_lengths[:i]) for i in range(len(all_lengths) + 1))
+    assert bounds.cumulative.dtype is torch.int32
+    assert bounds.cumulative.tolist() == list(bounds.edges)
+    assert (bounds.lengths, bounds.longest) == (all_lengths, max(lengths))
 
 
 def test_a_row_must_begin_with_a_sample() -> None:
-    with pytest.raises(ValueError, match=r"begin with 0.*\[3\]"):
-        sample_bounds(torch.tensor([3, 4, 0, 1]))
+    with pytest.raises(ValueError, match=r"begin with 0.*\[0, 3\]"):
+        sample_bounds(torch.tensor([[0, 1, 0, 1], [3, 4, 0, 1]]))
 
 
 @given(LENGTHS)
@@ -78,7 +91,7 @@ def test_cost_is_that_of_the_samples(lengths: list[int]) -> None:
     query = torch.zeros(sum(lengths), 2, 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", counted)
-        packed_attention(query, query, query, sample_bounds(positions_of(lengths)))
+        packed_attention(query, query, query, sample_bounds(positions_of(lengths)[None]))
     assert len(pairs) <= len(lengths)
     assert sum(pairs) <= sum(length**2 for length in lengths)
 
@@ -113,7 +126,7 @@ def test_rotary_is_that_of_transformers(name: str, dtype: torch.dtype) -> None:
     cos, sin = LlamaRotaryEmbedding(config)(x, positions[None])
     theirs, _ = apply_rotary_pos_emb(x.transpose(0, 1)[None], x.transpose(0, 1)[None], cos, sin)
     table = rotary_table(head_dim, 256, tuple(ROPES[name].items()), x.device, dtype)
-    ours = apply_rotary(x, *table[:, positions])
+    ours = rotated(x, table, positions)
     rtol, atol = (0.0, 1e-6) if dtype is torch.float32 else (0.01, 0.02)
     torch.testing.assert_close(ours, theirs[0].transpose(0, 1), rtol=rtol, atol=atol)
 
@@ -124,8 +137,8 @@ def test_scores_depend_on_distance_alone() -> None:
     query, key = torch.randn(2, 1, 1, 8, generator=torch.Generator().manual_seed(3))
 
     def score(i: int, j: int) -> float:
-        rotated = [apply_rotary(x, *table[:, [at]]) for x, at in ((query, i), (key, j))]
-        return float((rotated[0] * rotated[1]).sum())
+        turned = [rotated(x, table, torch.tensor([at])) for x, at in ((query, i), (key, j))]
+        return float((turned[0] * turned[1]).sum())
 
     for i, j in pairwise(range(0, 50, 7)):
         assert score(i, j) == pytest.approx(score(i + 9, j + 9), abs=1e-4)

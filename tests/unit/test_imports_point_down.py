@@ -27,7 +27,7 @@ FLOORS: list[tuple[str, ...]] = [
     (
         *("configs", "tokenization", "trainer.loss", "trainer.metrics", "trainer.guard"),
         *("trainer.wandb_link", "trainer.wandb_sender", "trainer.step_log", "trainer.bar"),
-        *("trainer.evaluations",),
+        *("trainer.evaluations", "trainer.bounds", "trainer.cross_entropy", "trainer.fused"),
         *("trainer.random_states", "trainer.output_lock", "trainer.start_up", "trainer.stages"),
         *("trainer.watchdog", "trainer.hang", "trainer.board"),
     ),
@@ -36,6 +36,8 @@ FLOORS: list[tuple[str, ...]] = [
 BESIDE = {
     ("tokenization", "configs"),
     ("trainer.loss", "configs"),
+    ("trainer.loss", "trainer.cross_entropy"),
+    ("trainer.cross_entropy", "trainer.fused"),
     ("trainer.metrics", "configs"),
     ("trainer.metrics", "trainer.guard"),
     ("trainer.evaluations", "trainer.step_log"),

@@ -17,7 +17,7 @@ from configs.layout import Layout
 from configs.schema import BatchConfig, Config, OptimizerConfig
 from configs.shapes import SHAPES
 from tokenization.sample import TokenizedSample
-from trainer.data.micro_batch import GlobalBatch
+from trainer.data.micro_batch import GlobalBatch, at_targets
 from trainer.data.packing import pack_row
 from trainer.data.rows import PackedRow
 from trainer.guard import Guard
@@ -54,7 +54,7 @@ def test_sum_over_the_targets(single_rank: Grid, b: int, trained: float, seed: i
 
     loss = target_loss(single_rank, head)
     loss.scale = scale
-    ours, theirs = loss(hidden, (labels, groups)), plain_losses(hidden, head, labels)
+    ours, theirs = loss(hidden, at_targets(labels, groups)), plain_losses(hidden, head, labels)
     assert ours.dtype is torch.float32
     torch.testing.assert_close(ours, theirs.sum() * scale)
     mine = torch.autograd.grad(ours, [hidden, head])
@@ -71,7 +71,7 @@ def test_bfloat16_hidden_states_have_a_float32_loss(single_rank: Grid) -> None:
     hidden = torch.randn(LENGTH, 1, HIDDEN, generator=generator).bfloat16().requires_grad_()
     head = torch.randn(VOCAB, HIDDEN, generator=generator).bfloat16().requires_grad_()
     labels = torch.randint(0, VOCAB, (1, LENGTH), generator=generator)
-    loss = target_loss(single_rank, head)(hidden, (labels, torch.zeros_like(labels)))
+    loss = target_loss(single_rank, head)(hidden, at_targets(labels, torch.zeros_like(labels)))
     assert loss.dtype is torch.float32
     torch.testing.assert_close(loss, plain_losses(hidden, head, labels).sum(), rtol=1e-5, atol=0)
 
@@ -82,7 +82,7 @@ def test_without_a_target_all_gradients_are_zero_and_there(single_rank: Grid, dt
     head = torch.ones(VOCAB, HIDDEN, dtype=dtype, requires_grad=True)
     labels = torch.full((1, LENGTH), IGNORED)
     loss = target_loss(single_rank, head)
-    value = loss(hidden, (labels, torch.zeros_like(labels)))
+    value = loss(hidden, at_targets(labels, torch.zeros_like(labels)))
     value.backward()
     assert value.item() == 0.0
     for gradient in (hidden.grad, head.grad):
@@ -100,7 +100,7 @@ class MeanEngine:
 
     def step(self, micro_batches: Sequence[Any], lr: float, may_update: Callable[[float], bool]) -> None:
         losses = []
-        for (tokens, _), labels in micro_batches:
+        for (tokens, _), labels, _ in micro_batches:
             losses.append(self.loss(self.embedding[tokens].transpose(0, 1), labels))
         self.mean = torch.stack(losses).mean()
         assert may_update(0.0)

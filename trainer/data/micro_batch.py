@@ -110,6 +110,17 @@ def to_micro_batch(rows: Sequence[PackedRow]) -> MicroBatch:
     )
 
 
+def at_targets(labels: torch.Tensor, *told: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What the loss is given of a micro-batch: places of its targets in the flattened [s, b], their labels, and what
+    else is `told` of each; int64 [k] each. labels: shifted, int64 [b, s], IGNORED where no target; told: int64 [b, s].
+
+    Found here, on the CPU: a GPU would have to tell the host how many there are, and that to wait for it.
+    """
+    wanted, *others = (x.transpose(0, 1).flatten() for x in (labels, *told))  # [s b]
+    places = (wanted != IGNORED).nonzero().flatten()
+    return places, wanted[places], *(x[places] for x in others)
+
+
 def shifted(values: Sequence[NDArray[np.int32]], last: int) -> torch.Tensor:
     """What rows [s] say of each token, at the place that predicts it: one to the left, `last` in the last column;
     int64 [b, s]."""

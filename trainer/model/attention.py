@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import inspect
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-
-def sample_bounds(positions: torch.Tensor) -> list[int]:
-    """Where samples begin in the flattened rows, closed by the total length.
-
-    positions: integer [t], restarting at 0 with every sample (and with the padding, which is a block too).
-    """
-    starts = (positions == 0).nonzero().flatten().tolist()
-    if not starts or starts[0] != 0:
-        raise ValueError(f"positions must begin with 0, they begin with {positions[:1].tolist()}")
-    return [*starts, len(positions)]
+from trainer.bounds import SampleBounds
 
 
 def packed_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: list[int]
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: SampleBounds
 ) -> torch.Tensor:
     """Block-diagonal causal attention; cost is that of the samples' squared lengths, not of the row's.
 
-    query: [t, n, d]; key, value: [t, kv, d] with kv dividing n (grouped queries); bounds as `sample_bounds`.
-    Returns [t, n, d].
+    query: [t, n, d]; key, value: [t, kv, d] with kv dividing n (grouped queries). Returns [t, n, d].
     """
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _variable_length(query, key, value, bounds)
+    return _by_sample(query, key, value, bounds)
+
+
+def _by_sample(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: SampleBounds
+) -> torch.Tensor:
+    """One call for each sample: the only way on a CPU, and in float32."""
     grouped = query.shape[1] != key.shape[1]
     outputs = []
-    for start, stop in pairwise(bounds):
-        # [1, heads, l, d], l the sample's length
-        q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
+    # Split, not sliced: the gradients of slices would each be as large as the row.
+    for parts in zip(*(x.split(bounds.lengths) for x in (query, key, value)), strict=True):
+        q, k, v = (x.transpose(0, 1)[None] for x in parts)  # [1, heads, l, d], l the sample's length
         block = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         outputs.append(block[0].transpose(0, 1))
     return torch.cat(outputs)
+
+
+def _variable_length(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: SampleBounds
+) -> torch.Tensor:
+    """Flash attention over all samples in one kernel."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    edges, longest = bounds.cumulative, bounds.longest
+    options = _varlen_options(query.shape[1] != key.shape[1])
+    return varlen_attn(query, key, value, edges, edges, longest, longest, **options)  # pyright: ignore[reportReturnType]
+
+
+@cache
+def _varlen_options(grouped: bool) -> dict[str, Any]:
+    """How this torch's varlen_attn is told to be causal, and of fewer key heads than query heads."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    return causal | ({"enable_gqa": True} if grouped and "enable_gqa" in known else {})

@@ -9,11 +9,10 @@ f feed-forward size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
@@ -26,9 +25,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.shapes import ModelShape
-from trainer.model.attention import packed_attention, sample_bounds
-from trainer.model.rotary import apply_rotary, rotary_table
+from trainer.bounds import SampleBounds, sample_bounds
+from trainer.model.attention import packed_attention
+from trainer.model.kernels import rms_norm, split_rotated, swiglu
+from trainer.model.rotary import rotary_table
 from trainer.parallel.grid import Grid
+from trainer.parallel.passing import Passing
 
 Recompute = Literal["none", "selective", "full"]
 Stream = tuple[torch.Tensor, torch.Tensor]
@@ -48,6 +50,12 @@ class Parts:
     grid: Grid
     dtype: torch.dtype
     recompute: Recompute = "none"
+    passing: Passing = field(default_factory=Passing)
+    """Of the pipeline that the layers are part of."""
+
+    def bounds(self, positions: torch.Tensor) -> SampleBounds:
+        """Of the rows that pass: known where a pipeline passes them, else read from positions [b, s]."""
+        return self.passing.now or sample_bounds(positions)
 
     @property
     def megatron(self) -> ModelParallelConfig:
@@ -111,8 +119,7 @@ class Norm(nn.Module):
         if self.parts.grid.sequence_parallel:
             # Each rank norms its own part of the row, so its gradient is a part of the sum: this sums it.
             weight = copy_to_tensor_model_parallel_region(weight, group=self.parts.grid.tensor_group)
-        scale = torch.rsqrt(hidden.float().square().mean(-1, keepdim=True) + self.eps)  # [s, b, 1]
-        return (hidden.float() * scale).to(hidden.dtype) * weight
+        return rms_norm(hidden, weight, self.eps)
 
 
 class Embedding(nn.Module):
@@ -153,24 +160,22 @@ class Attention(nn.Module):
         self.qkv = parts.column(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
         self.output = parts.row(shape.heads * shape.head_dim, shape.hidden)
 
-    def forward(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
         qkv, _ = self.qkv(hidden)  # [s, b, (n + 2 kv) d]
         core = recomputed(self.core) if self.parts.recompute == "selective" else self.core
-        mixed, _ = self.output(core(qkv, positions))  # [s, b, h]
+        mixed, _ = self.output(core(qkv, bounds))  # [s, b, h]
         return mixed
 
-    def core(self, qkv: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def core(self, qkv: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
         """Everything between the two projections: [s, b, (n + 2 kv) d] to [s, b, n d]."""
         s, b, _ = qkv.shape
         shape, n, kv = self.parts.shape, self.heads, self.kv_heads
-        flat = positions.flatten()  # [b s]
         table = rotary_table(
             self.head_dim, shape.max_positions, tuple(shape.rope.items()), qkv.device, qkv.dtype
         )
-        cos, sin = table[:, flat]  # [b s, d / 2] each
         heads = qkv.transpose(0, 1).reshape(b * s, n + 2 * kv, self.head_dim)  # [b s, n + 2 kv, d]
-        rotated = apply_rotary(heads[:, : n + kv], cos, sin)
-        mixed = packed_attention(rotated[:, :n], rotated[:, n:], heads[:, n + kv :], sample_bounds(flat))
+        query, key, value = split_rotated(heads, n, kv, table, bounds.positions.flatten())
+        mixed = packed_attention(query, key, value, bounds)  # [b s, n, d]
         return mixed.reshape(b, s, n * self.head_dim).transpose(0, 1).contiguous()
 
 
@@ -190,12 +195,6 @@ class FeedForward(nn.Module):
         return mixed
 
 
-def swiglu(both: torch.Tensor) -> torch.Tensor:
-    """[…, 2 f] holding gate and up to […, f]."""
-    gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 def recomputed(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """`function`, keeping its inputs alone and running again in the backward pass."""
     return lambda *inputs: checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
@@ -204,7 +203,7 @@ def recomputed(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
 class DecoderLayer(nn.Module):
     def __init__(self, parts: Parts) -> None:
         super().__init__()
-        self.recompute = parts.recompute
+        self.parts = parts
         self.attention_norm = Norm(parts)
         self.attention = Attention(parts)
         self.feed_forward_norm = Norm(parts)
@@ -212,11 +211,11 @@ class DecoderLayer(nn.Module):
 
     def forward(self, stream: Stream) -> Stream:
         hidden, positions = stream
-        block = recomputed(self.block) if self.recompute == "full" else self.block
-        return block(hidden, positions), positions
+        block = recomputed(self.block) if self.parts.recompute == "full" else self.block
+        return block(hidden, self.parts.bounds(positions)), positions
 
-    def block(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), positions)
+    def block(self, hidden: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), bounds)
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
 

@@ -48,10 +48,3 @@ def rotary_table(
     frequencies, scale = inverse_frequencies(head_dim, max_positions, dict(rope))
     angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None, :]
     return (torch.stack((angles.cos(), angles.sin())) * scale).to(device=device, dtype=dtype)
-
-
-def apply_rotary(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate `heads` [t, n, head_dim] by its tokens' angles, cos and sin [t, head_dim / 2]."""
-    first, second = heads.chunk(2, dim=-1)  # [t, n, head_dim / 2] each
-    cos, sin = cos[:, None], sin[:, None]  # [t, 1, head_dim / 2]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import warnings
@@ -25,6 +26,27 @@ def prepare_cpu_host() -> None:
     cuda.current_device = lambda: torch.device("cpu")
     backend.build_shm_op = lambda: None
     torch.set_num_threads(1)
+    _map_large_blocks()
     if os.environ.get("MASTER_ADDR") in (None, "127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     warnings.filterwarnings("ignore", message=".*async_grad_allreduce.*")
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_LARGE, _KEPT = 4 << 20, 256 << 20
+"""Bytes."""
+
+
+def _map_large_blocks() -> None:
+    """Blocks as large as activations go back to the system when they are freed.
+
+    torch asks for aligned blocks, and glibc, which keeps up to 32 MB of a freed block, does not find an aligned one
+    among those of its size: the heap grows to twice what is alive at the most. Smaller ones stay in the heap, whose top
+    is not given back either, as it would be from now on after each. What the environment says of it is left alone.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)

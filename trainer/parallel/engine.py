@@ -29,6 +29,7 @@ from torch import nn
 
 from configs.schema import Schedule
 from trainer.parallel.grid import Grid
+from trainer.parallel.passing import Passage, Passing, Tensors
 from trainer.stages import Ranges
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -47,8 +48,14 @@ class Stages(PipelineModule):
     """This rank's."""
 
     def __init__(
-        self, layers: Sequence[LayerSpec], stages: Sequence[Ranges], stage: int, **options: Any
+        self,
+        layers: Sequence[LayerSpec],
+        stages: Sequence[Ranges],
+        stage: int,
+        passing: Passing,
+        **options: Any,
     ) -> None:
+        self.passing = passing
         self.bounds = [*sorted(part.start for held in stages for part in held), len(layers)]
         self.held = stages[stage]
         super().__init__(layers=list(layers), **options)
@@ -57,12 +64,25 @@ class Stages(PipelineModule):
         self.parts = self.bounds
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
+    def forward(self, forward_input: Tensors) -> Any:
+        with self.passing.through(self.part, forward_input):
+            return super().forward(forward_input)
+
+    @property
+    def part(self) -> int:
+        """Which of this rank's parts is passed through: the first where it has one."""
+        return 0
+
     def rest(self) -> None:
         """Be as after a step."""
 
 
 class FoldedStages(DualPipeVModule, Stages):
     """The same with two parts on each rank: DeepSpeed builds both, and chooses its engine by this class."""
+
+    @property
+    def part(self) -> int:
+        return self.active_phase
 
     def rest(self) -> None:
         self.activate_phase(0)
@@ -72,16 +92,20 @@ MODULES: dict[Schedule, type[Stages]] = {"1f1b": Stages, "dualpipev": FoldedStag
 
 
 def build_stages(
-    layers: Sequence[LayerSpec], stages: Sequence[Ranges], grid: Grid, loss: Callable[..., torch.Tensor]
+    layers: Sequence[LayerSpec],
+    stages: Sequence[Ranges],
+    grid: Grid,
+    loss: Callable[..., torch.Tensor],
+    passing: Passing,
 ) -> Stages:
-    """This rank's layers, those of `stages[grid.stage]`, on the rank's device."""
+    """This rank's layers, those of `stages[grid.stage]`, on the rank's device. `passing`: the layers' own."""
     layout = grid.layout
     topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
     with _quiet():
         deepspeed.init_distributed(
             dist.get_backend(), auto_mpi_discovery=False
         )  # takes the groups that are up
-        return MODULES[layout.schedule](layers, stages, grid.stage, topology=topology, loss_fn=loss)
+        return MODULES[layout.schedule](layers, stages, grid.stage, passing, topology=topology, loss_fn=loss)
 
 
 class Engine:
@@ -99,11 +123,11 @@ class Engine:
 
     def step(
         self,
-        micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]],
+        micro_batches: Sequence[Passage],
         lr: float,
         may_update: Callable[[float], bool],
     ) -> None:
-        """One optimizer step over this data rank's micro-batches of (inputs, labels).
+        """One optimizer step over this data rank's micro-batches.
 
         `may_update` is asked once, on all ranks, when the gradients are summed over micro-batches and data ranks. It
         gets their global norm before clipping (inf where that is no finite number), and says whether the weights and
@@ -122,16 +146,17 @@ class Engine:
             return answer
 
         optimizer.optimizer.may_update = ask
+        self.module.passing.expect(micro_batches)
         self._engine.train_batch(iter(micro_batches))
         if answer is None:  # in float32 DeepSpeed leaves such a step out by itself
             may_update(inf)
 
     def evaluate(
         self,
-        micro_batches: Sequence[tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]],
+        micro_batches: Sequence[Passage],
         passed: Callable[[], None],
     ) -> None:
-        """Pass micro-batches of (inputs, labels) forward, as many on each data rank, and no gradient back.
+        """Pass micro-batches forward, as many on each data rank, and no gradient back.
 
         The loss sees them as in a step. `passed` is called when one has left this stage. The next step finds all as it
         would be without. A collective of all ranks.
@@ -140,6 +165,7 @@ class Engine:
         offset, of_step, room = module.micro_offset, engine.micro_batches, engine.num_pipe_buffers
         hook = self.module.register_forward_hook(lambda *_: passed())
         engine.micro_batches = len(micro_batches)  # DualPipeV counts its second part's buffers from there
+        self.module.passing.expect(micro_batches)
         try:
             engine.eval_batch(
                 iter(micro_batches),
