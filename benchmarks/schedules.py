@@ -2,8 +2,9 @@
 
 `python benchmarks/schedules.py [--pairs 5]` prints the ratio of their steps' times three ways: counted in slots from
 DeepSpeed's schedule classes; measured with the real engine, messages and updates, where each pass sleeps until its slot
-is over, so that few cores stand for many devices; and, with `--compute`, on two ranks that compute. `--record` writes
-it to benchmarks/results/schedules.json.
+is over, so that few cores stand for many devices; and, with `--compute`, on two ranks that compute. There 1F1B's steps
+are also put beside the least that they can take, (m + p - 1) / m of what the slower stage computes in the same step.
+`--record` writes it to benchmarks/results/schedules.json.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from deepspeed.runtime.pipe.schedule import BackwardPass, ForwardPass  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
@@ -72,11 +74,18 @@ class Passes:
 
     def __init__(self, engine: Any, halves: int, sleeps: bool) -> None:
         self.seconds: dict[str, list[float]] = {"forward": [], "backward": []}
+        self._told = 0.0
         known = engine._INSTRUCTION_MAP
         engine._INSTRUCTION_MAP = known | {
             ForwardPass: self._timed("forward", known[ForwardPass], SLOT * halves * sleeps),
             BackwardPass: self._timed("backward", known[BackwardPass], 2 * SLOT * halves * sleeps),
         }
+
+    def of_step(self) -> float:
+        """Seconds of all passes since it was asked last."""
+        told = sum(map(sum, self.seconds.values()))
+        new, self._told = told - self._told, told
+        return new
 
     def _timed(self, name: str, run: Callable[..., None], least: float) -> Callable[..., None]:
         def timed(engine: Any, *arguments: Any, **options: Any) -> None:
@@ -105,13 +114,18 @@ def rank_main(config_file: str, trial: Trial, pairs: int, answer: Path) -> None:
         passes.append(Passes(engine._engine, 1 if schedule == "dualpipev" else 2, trial.sleeps))
     batches = global_batches(open_stream(config), config.batch.rows)
     seconds: list[list[float]] = []
+    slowest: list[float] = []
     for step in range(1, pairs + 2):
         batch = next(batches)
         seconds.append([train_step(one, batch, step, Guard()).report.step_seconds for one in parts])
+        stage = torch.tensor(passes[0].of_step(), dtype=torch.float64)
+        dist.all_reduce(stage, dist.ReduceOp.MAX)
+        slowest.append(float(stage))
     if grid.is_main:
         # Of half a stage, by 1F1B's passes, which go through two.
         halves = {name: statistics.median(found) / 2 for name, found in passes[0].seconds.items()}
-        answer.write_text(json.dumps({"seconds": seconds[1:], "half_stage": halves}))
+        told = {"seconds": seconds[1:], "half_stage": halves, "slowest_stage": slowest[1:]}
+        answer.write_text(json.dumps(told))
 
 
 def start(trial: Trial, pairs: int, folder: Path) -> dict[str, Any]:
@@ -138,6 +152,9 @@ def start(trial: Trial, pairs: int, folder: Path) -> dict[str, Any]:
     ratios = sorted(folded / straight for straight, folded in found["seconds"])
     forward, backward = (found["half_stage"][name] for name in ("forward", "backward"))
     straight, folded = (step_slots(s, trial.ranks, trial.micro_batches, forward, backward) for s in SCHEDULES)
+    longer = (trial.micro_batches + trial.ranks - 1) / trial.micro_batches
+    least = [longer * stage for stage in found["slowest_stage"]]
+    over = sorted(step / ideal for (step, _), ideal in zip(found["seconds"], least, strict=True))
     return {
         **trial._asdict(),
         "backward_to_forward": round(backward / forward, 2),
@@ -148,6 +165,12 @@ def start(trial: Trial, pairs: int, folder: Path) -> dict[str, Any]:
         "ratio_min": round(ratios[0], 3),
         "ratio_max": round(ratios[-1], 3),
         "ratio_in_slots": round(folded / straight, 3),
+        "1f1b_over_least": {
+            "seconds": round(statistics.median(least), 3),
+            "ratio_median": round(statistics.median(over), 3),
+            "ratio_min": round(over[0], 3),
+            "ratio_max": round(over[-1], 3),
+        },
     }
 
 

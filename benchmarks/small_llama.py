@@ -26,15 +26,19 @@ def demo_files() -> list[Path]:
     return [DEMO / "agent.jsonl", DEMO / "general.jsonl"]
 
 
-def small_llama(folder: Path, tokenizer: Path, **changed: Any) -> ModelShape:
-    """Writes a Hugging Face folder with random weights of SHAPE and this tokenizer; `changed`: other sizes."""
+def small_llama(folder: Path, tokenizer: Path, dtype: str = "float32", **changed: Any) -> ModelShape:
+    """Writes a Hugging Face folder with random weights of SHAPE and this tokenizer, drawn on torch's default device.
+
+    `changed`: other sizes.
+    """
     files = tokenizer.iterdir() if tokenizer.is_dir() else [tokenizer]
     folder.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    shape = replace(SHAPE, vocab=Encoder.from_folder(folder).vocab_size, **changed)
+    shape = replace(SHAPE, **{"vocab": Encoder.from_folder(folder).vocab_size} | changed)
     torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig(**shape.hf_config(dtype="float32"))).save_pretrained(folder)
+    model = LlamaForCausalLM(LlamaConfig(**shape.hf_config(dtype=dtype)))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     return shape
 
 

@@ -36,7 +36,9 @@ def sample_bounds(positions: torch.Tensor, device: torch.device | None = None) -
     """
     device = device or positions.device
     if bool((positions[:, 0] != 0).any()):
-        raise ValueError(f"positions must begin with 0 in each row, they begin with {positions[:, 0].tolist()}")
+        raise ValueError(
+            f"positions must begin with 0 in each row, they begin with {positions[:, 0].tolist()}"
+        )
     starts = (positions.flatten() == 0).nonzero().flatten().tolist()
     edges = (*starts, positions.numel())
     cumulative = torch.tensor(edges, dtype=torch.int32)

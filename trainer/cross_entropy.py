@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from trainer.fused import fused
 
+
 class _VocabParallel(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -56,7 +57,7 @@ def vocab_parallel_losses(
 ) -> torch.Tensor:
     """-log softmax(logits)[wanted], float32 [k], the same on all ranks of `group`; a collective of it.
 
-    logits: [k, vocabulary / tp], this rank's part of the vocabulary, which begins at id `first`; wanted: ids, int64 [k].
+    logits: [k, vocabulary / tp], this rank's part of the vocabulary, which begins at id `first`; wanted: int64 [k].
     Keeps the logits; their gradient takes their place, so that the backward pass can be made once.
     """
     return _VocabParallel.apply(logits, wanted, first, group)  # pyright: ignore[reportReturnType]

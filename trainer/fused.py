@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _BLOCK = 1 << 17
-"""Bytes of the first argument that a CPU takes at a time, so that all steps' results stay in a core's own cache."""
+"""Bytes that a CPU takes of the first argument at a time, as float32, so that all steps' results stay in a core's own
+cache."""
 
 
-def fused(rows: int, summed: int = 0) -> Callable[[F], F]:
+def fused(rows: int, summed: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function of tensors whose first dimension is rows that have nothing to do with each other.
 
     Where its first argument is on a GPU, torch's compiler makes it one kernel. On a CPU, where compiling would cost
@@ -25,25 +27,28 @@ def fused(rows: int, summed: int = 0) -> Callable[[F], F]:
     summed: how many of its results, the last ones, have none, and are sums over rows, float32
     """
 
-    def made(function: F) -> F:
+    def made(function: Callable[P, R]) -> Callable[P, R]:
         @cache
-        def compiled() -> F:
+        def compiled() -> Callable[..., R]:
             return torch.compile(function)
 
         @wraps(function)
-        def call(*arguments: Any) -> Any:
-            if arguments[0].is_cuda:
+        def call(*arguments: P.args, **_: P.kwargs) -> R:
+            first: Any = arguments[0]
+            if first.is_cuda:
                 return compiled()(*arguments)
             return _by_blocks(function, arguments[:rows], arguments[rows:], summed)
 
-        return call  # pyright: ignore[reportReturnType]
+        return call
 
     return made
 
 
-def _by_blocks(function: Callable[..., Any], rows: tuple[Any, ...], rest: tuple[Any, ...], summed: int) -> Any:
+def _by_blocks(
+    function: Callable[..., Any], rows: tuple[Any, ...], rest: tuple[Any, ...], summed: int
+) -> Any:
     first: torch.Tensor = rows[0]
-    block = max(1, _BLOCK * len(first) // max(1, first.numel() * first.element_size()))
+    block = max(1, _BLOCK * len(first) // max(1, 4 * first.numel()))
     if block >= len(first):
         return function(*rows, *rest)
     whole: list[torch.Tensor] = []

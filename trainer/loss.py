@@ -110,6 +110,8 @@ class TargetLoss:
 
     def _logits(self, hidden: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Of this rank's part of the vocabulary, [k, vocabulary / tp], and its first id."""
+        # Where weights are summed by products (`trainer.parallel.weight_sums`), the head's are too.
+        self._project.gradient_accumulation_fusion = hasattr(self._head, "main_grad")
         projected, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
         logits = projected[:, 0]
         first = self._tensor_group.rank() * logits.shape[-1]

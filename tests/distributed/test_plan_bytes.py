@@ -159,9 +159,10 @@ def test_what_a_layer_keeps_for_its_backward_pass(
     config = settings_of(models[model], tmp_path, dtype, 2 * micro_rows, micro_rows)
     overrides = layout(tensor, sequence=sequence, recompute=mode)
     setup = setup_of(config, [*overrides, f"data.sequence_length={length}"])
-    positions = 0 if mode == "none" else 8 * length * micro_rows  # of all layers, counted once for a stage
+    shape = setup.shape  # the table of angles and the positions are those of all layers, and counted once for a rank
+    shared = setup.item * shape.max_positions * shape.head_dim + 8 * length * micro_rows
     for storages in kept:
-        assert sum(size for size, *_ in storages) == layer_kept(setup) + positions
+        assert sum(size for size, *_ in storages) == layer_kept(setup) + (shared if mode == "none" else 0)
 
 
 @pytest.mark.parametrize(

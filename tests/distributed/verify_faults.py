@@ -16,13 +16,12 @@ def plant(name: str) -> None:
 
 def _mean_of_each_micro_batch() -> None:
     """Each micro-batch's loss divided by its own targets, and then the mean of those."""
-    from trainer.data.rows import IGNORED
     from trainer.loss import TargetLoss
 
     sound = TargetLoss.__call__
 
     def call(self: TargetLoss, hidden: Any, labels: Any) -> Any:
-        self.scale = 1 / max(1, int((labels[0] != IGNORED).sum()))
+        self.scale = 1 / max(1, len(labels[0]))
         return sound(self, hidden, labels)
 
     TargetLoss.__call__ = call
@@ -37,8 +36,6 @@ def _norms_not_reduced() -> None:
 
 def _positions_lost() -> None:
     """A middle stage counts its positions through the row."""
-    import torch
-
     import torch
 
     from trainer.bounds import SampleBounds, sample_bounds

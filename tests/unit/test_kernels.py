@@ -89,10 +89,15 @@ def test_rotary(dtype: torch.dtype, n: int, kv: int) -> None:
     angles = drawn(t, d // 2, seed=3).double()
     table = torch.stack((angles.cos(), angles.sin())).to(dtype)
     positions = torch.arange(t)
-    exact = torch.atan2(table[1].double(), table[0].double())  # the table's own rounding is no fault of the kernel
+    exact = torch.atan2(
+        table[1].double(), table[0].double()
+    )  # the table's own rounding is no fault of the kernel
     turn = turning(exact, n, kv) if dtype is torch.float32 else turning(angles, n, kv)
     agree(
-        lambda heads: torch.cat(split_rotated(heads, n, kv, table, positions), 1), turn, [drawn(t, n + 2 * kv, d)], dtype
+        lambda heads: torch.cat(split_rotated(heads, n, kv, table, positions), 1),
+        turn,
+        [drawn(t, n + 2 * kv, d)],
+        dtype,
     )
 
 

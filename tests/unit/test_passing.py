@@ -31,7 +31,10 @@ def test_parts_see_the_micro_batches_in_order_each_for_itself() -> None:
 def test_another_micro_batch_than_the_one_that_is_due_is_an_error() -> None:
     passing = Passing()
     passing.expect([FIRST, SECOND])
-    with pytest.raises(RuntimeError, match="not those of the rows that are due"), passing.through(0, SECOND.inputs):
+    with (
+        pytest.raises(RuntimeError, match="not those of the rows that are due"),
+        passing.through(0, SECOND.inputs),
+    ):
         pass
     assert passing.now is None
 

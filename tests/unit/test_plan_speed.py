@@ -1,7 +1,8 @@
 """Published throughput beside what the plan says of layouts of ours on the same GPUs.
 
 The others train with FSDP, so tokens per second of each GPU are compared, of our fastest layout for the same model,
-GPUs, sequence length and batch. None of the plan's constants was chosen by these rows.
+GPUs, sequence length and batch, with torch's kernels one after another in place of our fused ones. None of the plan's
+constants was chosen by these rows.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from configs.gpus import GPUS
 from configs.layout import Layout
 from configs.schema import BatchConfig, Config, DataConfig, ModelConfig, TrainConfig
 from configs.shapes import SHAPES
+from trainer.plan import speed as speed_module
 from trainer.plan.layouts import make_plan
 from trainer.plan.setup import NETWORK_GBIT, Cluster, Setup
-from trainer.plan.speed import speed
+from trainer.plan.speed import KernelBytes, speed
 from trainer.plan.traffic import Link, bandwidth, data_link, pipeline_link, tensor_link
 
 # Model, H100s, tokens of a row, rows of a step, tokens/s of each GPU. Nodes have 8, with the network that is assumed.
@@ -35,8 +37,17 @@ PUBLISHED = {
 }
 
 
+ONE_BY_ONE = KernelBytes(
+    # A norm goes to float32 and back, the rotary embedding works on halves, the gate's backward joins two gradients, a
+    # softmax is made in float32, and a gradient is cast before it is added.
+    *((42.0, 88.0), (6.0, 6.0), (12.0, 31.0), (10.0, 26.0), (34.0, 14.0)),
+    sums={2: 18.0, 4: 12.0},
+)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_set_ups_are_feasible_and_as_fast(name: str) -> None:
+def test_published_set_ups_are_feasible_and_as_fast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_module, "OURS", ONE_BY_ONE)
     model, gpus, length, rows, tokens_per_second = PUBLISHED[name]
     config = Config(
         model=ModelConfig(path=""),
@@ -136,13 +147,13 @@ def test_each_part_by_hand() -> None:
     attention = 3.5 * layers * (2 * 4096 * h / 2) * tokens / (989e12 * 0.37)
     moving = 3.35e12 * 0.85
     layer = (
-        2 * tokens * h * (42 + 88 + 6 + 6) + tokens * h * (18 + 46) + tokens * intermediate / 2 * (10 + 26)
+        2 * tokens * h * (4 + 6 + 6 + 6) + tokens * 1.5 * h * (4 + 4) + tokens * intermediate / 2 * (6 + 10)
     )
-    logits = (34 + 14) * tokens * vocabulary / 2
+    logits = (4 + 4) * tokens * vocabulary / 2
     numbers = weights + layers * 2 * h + h
     assert time.compute == pytest.approx(m * (products + attention))
     assert time.kernels == pytest.approx(m * (layers * layer + logits) / moving)
-    assert time.accumulate == pytest.approx(m * 18 * numbers / moving)
+    assert time.accumulate == pytest.approx(m * 8 * numbers / moving)
     assert time.optimizer == pytest.approx(
         numbers * (28 + 30 / 2) / moving, rel=1e-3
     )  # of the fuller stage, padded

@@ -35,7 +35,7 @@ def _by_sample(
         q, k, v = (x.transpose(0, 1)[None] for x in parts)  # [1, heads, l, d], l the sample's length
         block = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         outputs.append(block[0].transpose(0, 1))
-    return torch.cat(outputs)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _variable_length(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from trainer.fused import fused
 
+
 @fused(rows=1)
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     wide = x.float()
@@ -79,19 +80,30 @@ class _Gate(torch.autograd.Function):
 
 
 def swiglu(both: torch.Tensor) -> torch.Tensor:
-    """SwiGLU's gate (Shazeer 2020): [..., 2 f] holding gate and up to silu(gate) * up [..., f]. Keeps its input alone."""
+    """SwiGLU's gate (Shazeer 2020): [..., 2 f] holding gate and up to silu(gate) * up [..., f]. Keeps its input."""
     return _Gate.apply(both)  # pyright: ignore[reportReturnType]
 
 
 @fused(rows=2)
-def _turn(
-    heads: torch.Tensor, positions: torch.Tensor, turned: int, table: torch.Tensor, way: int
-) -> torch.Tensor:
+def _turn(heads: torch.Tensor, positions: torch.Tensor, turned: int, table: torch.Tensor) -> torch.Tensor:
     cos, sin = table[:, positions, None]  # [t, 1, d / 2] each
     first, second = heads[:, :turned].chunk(2, dim=-1)
-    sin = sin * way
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
     return torch.cat((rotated, heads[:, turned:]), 1)
+
+
+@fused(rows=4)
+def _turn_back(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    positions: torch.Tensor,
+    table: torch.Tensor,
+) -> torch.Tensor:
+    cos, sin = table[:, positions, None]
+    first, second = torch.cat((query, key), 1).chunk(2, dim=-1)
+    rotated = torch.cat((first * cos + second * sin, second * cos - first * sin), -1)
+    return torch.cat((rotated, value), 1)
 
 
 class _Rotary(torch.autograd.Function):
@@ -100,13 +112,13 @@ class _Rotary(torch.autograd.Function):
         ctx: Any, heads: torch.Tensor, n: int, kv: int, table: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(table, positions)
-        return _turn(heads, positions, n + kv, table, 1).split([n, kv, kv], 1)
+        return _turn(heads, positions, n + kv, table).split([n, kv, kv], 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        query, key, value = gradients
         table, positions = ctx.saved_tensors
-        turned = gradients[0].shape[1] + gradients[1].shape[1]
-        return _turn(torch.cat(gradients, 1), positions, turned, table, -1), None, None, None, None
+        return _turn_back(query, key, value, positions, table), None, None, None, None
 
 
 def split_rotated(

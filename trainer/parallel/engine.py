@@ -30,6 +30,7 @@ from torch import nn
 from configs.schema import Schedule
 from trainer.parallel.grid import Grid
 from trainer.parallel.passing import Passage, Passing, Tensors
+from trainer.parallel.weight_sums import sum_in_products
 from trainer.stages import Ranges
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -278,6 +279,7 @@ def build_engine(
     }
     with _quiet():
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    sum_in_products(module, engine.optimizer)
     return Engine(cast(PipelineEngine, engine), module)
 
 

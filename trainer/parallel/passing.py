@@ -45,8 +45,8 @@ class Passing:
     def through(self, part: int, inputs: Tensors) -> Iterator[None]:
         """While the next micro-batch passes through part `part` of this rank's layers.
 
-        inputs: what arrived, (hidden states or tokens, positions). Raises RuntimeError where the positions are not those
-        of the micro-batch that is due; on a GPU the kernel that compares them does.
+        inputs: what arrived, (hidden states or tokens, positions). Raises RuntimeError where the positions are not
+        those of the micro-batch that is due; on a GPU the kernel that compares them does.
         """
         due = next(self._coming.setdefault(part, iter(self._all)), None)
         if due is None:
@@ -54,7 +54,7 @@ class Passing:
         same = (inputs[1] == due.positions).all()
         said = "the positions of a micro-batch are not those of the rows that are due at this stage"
         if same.is_cuda:
-            torch._assert_async(same, said)
+            torch._assert_async(same, said)  # pyright: ignore[reportPrivateImportUsage]
         elif not same:
             raise RuntimeError(said)
         self.now = due

@@ -12,12 +12,8 @@ from trainer.plan.setup import Recompute, Setup
 
 
 def norm_kept(setup: Setup) -> float:
-    """RMSNorm, and its output, which the product after it keeps.
-
-    In bfloat16 two float32 copies of the input, then the normalised input and the output: 4 + 4 + 2 + 2 bytes; in
-    float32 the input itself, which both copies are, then the same two: 4 + 4 + 4. A factor for each place.
-    """
-    return setup.stream_tokens * (12.0 * setup.shape.hidden + 4)
+    """RMSNorm: its input and a factor for each place; and its output, which the product after it keeps."""
+    return setup.stream_tokens * (2.0 * setup.item * setup.shape.hidden + 4)
 
 
 def layer_kept(setup: Setup, mode: Recompute | None = None) -> float:
@@ -30,25 +26,26 @@ def layer_kept(setup: Setup, mode: Recompute | None = None) -> float:
     a, k = shape.heads // tensor * d, shape.kv_heads // tensor * d
     f = shape.intermediate // tensor
     qkv = a + 2 * k
-    # The output of attention goes into the next product, and so does that of the gate.
+    # Queries, keys and values: turned, or as they were where they are turned again. The output of attention goes into
+    # the next product, and so does that of the gate.
     inner = qkv + a + 2 * f + f
     logsums = 0.0
     if mode == "none":
-        # Rotated queries and keys, flash attention's own output, silu(gate), and the angles of each place.
-        inner += (a + k) + a + f + d
+        # Of several rows it is put in another order for the product, and flash attention keeps its own.
+        inner += a if setup.micro_rows > 1 else 0
         logsums = 4.0 * (shape.heads // tensor)
     return 2 * norm_kept(setup) + setup.tokens * (item * inner + logsums)
 
 
 def loss_kept(setup: Setup) -> float:
-    """Final norm, the targets' hidden states and the softmax over this rank's vocabulary.
+    """Final norm, the targets' hidden states and their logits over this rank's vocabulary.
 
     The worst case, in which every place is a target: rows of an agent's prompts and observations have fewer. The final
     norm's output goes into no product and is kept by the pipeline, where `stage_kept` counts it.
     """
     norm = norm_kept(setup) - setup.item * setup.stream_tokens * setup.shape.hidden
     picked = setup.item * setup.tokens * setup.shape.hidden
-    return norm + picked + 4.0 * setup.tokens * vocabulary(setup)
+    return norm + picked + setup.item * setup.tokens * vocabulary(setup)
 
 
 def vocabulary(setup: Setup) -> int:
@@ -89,15 +86,14 @@ def outputs_left(setup: Setup, stage: int) -> float:
 def layer_working(setup: Setup) -> float:
     """The most that the backward pass of a layer needs at a time, less what it has let go of by then.
 
-    It begins with the feed-forward part: the gradient of its second product's input, P bytes, and of the weight, which
-    in bfloat16 is cast to float32 to be added to the sum; then those of gate and up, and silu(gate) where that is
-    computed again. With `full` the whole layer is computed again before.
+    It begins with the feed-forward part: the gradient of its second product's input, P bytes, and of the weight; then
+    those of gate and up. With `full` the whole layer is computed again before.
     """
     item, h = setup.item, setup.shape.hidden
     f = setup.shape.intermediate // setup.layout.tensor
     part = item * f * setup.tokens
     row = item * setup.tokens * h if setup.sequence else 0.0
-    most = max(row + part + item * f * h, _weight(setup, f * h), 2.0 * part)
+    most = max(row + part + item * f * h, 2.0 * part)
     if setup.recompute == "selective":
         return max(most, 3.0 * part)
     if setup.recompute == "full":
@@ -108,17 +104,7 @@ def layer_working(setup: Setup) -> float:
 
 
 def loss_working(setup: Setup) -> float:
-    """The same of the loss: logits in the weights' precision, or a second copy where the vocabulary is padded; then the
-    gradients of the head."""
+    """The same of the loss: the gradients of the targets' hidden states and of the head. That of the logits takes their
+    place."""
     item, h, v = setup.item, setup.shape.hidden, vocabulary(setup)
-    softmax, logits = 4.0 * setup.tokens * v, item * setup.tokens * v if item == 2 else 0.0
-    copies = softmax if setup.shape.vocab % setup.layout.tensor else logits
-    picked = item * setup.tokens * h
-    freed = softmax if item == 2 else 0.0
-    head = picked - freed + max(logits + item * v * h, _weight(setup, v * h))
-    return max(copies, head)
-
-
-def _weight(setup: Setup, numbers: int) -> float:
-    """The gradient of a weight on its way into the sum."""
-    return numbers * (6.0 if setup.item == 2 else 4.0)
+    return item * (setup.tokens * h + v * h)

@@ -1,7 +1,7 @@
 """The time of a step, by part.
 
 A roofline: products at a share of the tensor cores' peak, everything that is no product at a share of the memory's
-bandwidth, by the bytes that torch's kernels read and write one after another, and links at a share of theirs. Nothing
+bandwidth, by the bytes that kernels read and write one after another, and links at a share of theirs. Nothing
 overlaps, as in DeepSpeed's pipeline; kernels' launches are not counted. Samples are as long as rows: shorter ones take
 less attention than is counted.
 """
@@ -35,11 +35,29 @@ LINKS = 0.82
 OPTIMIZER = 30.0
 """Bytes that fused AdamW moves for each number that it updates."""
 
-# Bytes read and written for each number in bfloat16, forward and backward, kernel by kernel as the layers are written:
-# a norm goes to float32 and back, the rotary embedding works on halves, the gate's backward joins two gradients.
-_NORM, _RESIDUAL, _ROTARY, _GATE, _LOGIT = (42.0, 88.0), (6.0, 6.0), (18.0, 46.0), (10.0, 26.0), (34.0, 14.0)
-_ACCUMULATE = {2: 18.0, 4: 12.0}
-"""A gradient's cast to float32 and its sum, for each number and micro-batch."""
+Ways = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class KernelBytes:
+    """Read and written for each number in bfloat16, forward and backward."""
+
+    norm: Ways
+    residual: Ways
+    rotary: Ways
+    """Of queries, keys and values: one kernel turns the first two and carries the third over."""
+    gate: Ways
+    logit: Ways
+    sums: dict[int, float]
+    """A gradient's sum, for each number and micro-batch, by bytes of a weight."""
+
+
+OURS = KernelBytes(
+    # Each formula of `trainer.model.kernels` is one kernel; the loss looks at its logits twice each way; a bfloat16
+    # weight's gradient is added to its sum by the product, which reads and writes it.
+    *((4.0, 6.0), (6.0, 6.0), (4.0, 4.0), (6.0, 10.0), (4.0, 4.0)),
+    sums={2: 8.0, 4: 12.0},
+)
 _STEP = 28.0
 """Mean over data ranks, copy out of the bucket, norm, clipping and zeroing of a sum."""
 
@@ -120,7 +138,7 @@ def _slot(setup: Setup, stage: int) -> dict[str, float]:
     attention = 2.0 * setup.length * shape.heads * shape.head_dim / tensor * tokens / (peak * ATTENTION)
     moving = gpu.memory_bandwidth * MEMORY
     forward, backward = _kernel_bytes(setup)
-    logits = sum(_LOGIT) * vocabulary(setup) * tokens if setup.last(stage) else 0.0
+    logits = sum(OURS.logit) * vocabulary(setup) * tokens if setup.last(stage) else 0.0
     again, again_bytes = _again(setup.recompute, layer, attention, setup)
     calls = tensor_calls(setup, stage)
     rate = bandwidth(setup.cluster, tensor_link(setup), tensor, 1) * LINKS
@@ -130,7 +148,7 @@ def _slot(setup: Setup, stage: int) -> dict[str, float]:
         "compute": products + 3.5 * layers * attention,
         "recompute": layers * (again + again_bytes / moving),
         "kernels": (layers * (forward + backward) + logits) / moving,
-        "accumulate": _ACCUMULATE[setup.item] * held(setup, stage).numbers / moving,
+        "accumulate": OURS.sums[setup.item] * held(setup, stage).numbers / moving,
         "tensor": calls.sent(tensor) / rate,
         # Received and sent one after the other, each way.
         "pipeline": neighbours * (2 * stream_bytes(setup) + 8.0 * tokens) / hop,
@@ -143,16 +161,16 @@ def _kernel_bytes(setup: Setup) -> tuple[float, float]:
         setup.item
         / 2
         * (
-            setup.stream_tokens * setup.shape.hidden * 2 * (_NORM[way] + _RESIDUAL[way])
-            + _rotary(setup) * _ROTARY[way]
-            + _gated(setup) * _GATE[way]
+            setup.stream_tokens * setup.shape.hidden * 2 * (OURS.norm[way] + OURS.residual[way])
+            + _rotary(setup) * OURS.rotary[way]
+            + _gated(setup) * OURS.gate[way]
         )
         for way in (0, 1)
     )
 
 
 def _rotary(setup: Setup) -> float:
-    heads = (setup.shape.heads + setup.shape.kv_heads) // setup.layout.tensor
+    heads = (setup.shape.heads + 2 * setup.shape.kv_heads) // setup.layout.tensor
     return float(setup.tokens * heads * setup.shape.head_dim)
 
 
@@ -166,7 +184,7 @@ def _again(mode: Recompute, layer: float, attention: float, setup: Setup) -> tup
     if mode == "full":
         return layer + attention, forward
     if mode == "selective":
-        moved = setup.item / 2 * (_rotary(setup) * _ROTARY[0] + _gated(setup) * _GATE[0])
+        moved = setup.item / 2 * (_rotary(setup) * OURS.rotary[0] + _gated(setup) * OURS.gate[0])
         return attention, moved
     return 0.0, 0.0
 
