@@ -11,7 +11,8 @@ UNFINISHED := $(VENV)/.agenttune-installing
 INSTALL = $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 DEMO_MODEL := runs/demo-model
 
-.PHONY: help setup train test cluster check faults layouts bench-data bench-start bench-memory bench-checkpoint format clean distclean
+.PHONY: help setup train test cluster check faults layouts bench bench-data bench-start bench-memory bench-checkpoint \
+	bench-gpu gpu-wheels format clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,6 +53,28 @@ layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as 
 
 BENCH_TOKENIZER ?= configs/demo/tokenizer
 BENCH_DATA ?= configs/demo/agent.jsonl configs/demo/general.jsonl
+
+bench: $(STAMP) ## steps on this CPU: beside transformers' Trainer (installs it) and a bare loop, two stages, growth (40 minutes)
+	$(INSTALL) -e '.[bench]'
+	$(BIN)/python benchmarks/hf_trainer.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/step_overhead.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/schedules.py --trials 0 --compute $(BENCH_ARGS)
+	$(BIN)/python benchmarks/growth.py $(BENCH_ARGS)
+
+bench-gpu: ## tests and benchmarks of one GPU, by PYTHON, which has torch for it (10 minutes); needs `make gpu-wheels` before
+	$(PYTHON) benchmarks/gpu.py --wheels build/wheels $(BENCH_ARGS)
+
+# For a machine without a network whose Python has torch, transformers, accelerate and pytest: the rest, 28 MB.
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := megatron-core liger-kernel wandb omegaconf pydantic pydantic-core annotated-types typing-inspection \
+	hjson py-cpuinfo msgpack einops jsonschema jsonschema-specifications referencing rpds-py attrs xxhash
+gpu-wheels: $(STAMP) ## build/wheels: what a GPU machine without a network lacks
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel -q --no-deps --no-binary deepspeed -w build/wheels "$$(grep '^deepspeed==' constraints.txt)"
+	$(BIN)/python -m pip download -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-d build/wheels $(PIP_ARGS) -c constraints.txt $(GPU_PACKAGES)
+	@du -sh build/wheels
 
 bench-data: $(STAMP) ## tokenising and the stream beside TRL (installs it); BENCH_DATA and BENCH_TOKENIZER name your own
 	$(INSTALL) -e '.[bench]'

@@ -46,9 +46,11 @@ def write_conversations(file: Path, count: int, seed: int, most: int = 3000) -> 
             out.write(json.dumps({"messages": messages}) + "\n")
 
 
-def random_batches(rows: int, length: int, vocab: int, seed: int) -> Iterator[GlobalBatch]:
-    """Rows of random ids, full, of samples whose second half is to be learned."""
-    lengths, draw = sample_lengths(seed), np.random.default_rng(seed)
+def random_batches(
+    rows: int, length: int, vocab: int, seed: int, lengths: Iterator[int] | None = None
+) -> Iterator[GlobalBatch]:
+    """Rows of random ids, full, of samples whose second half is to be learned; `lengths`: theirs, without an end."""
+    lengths, draw = lengths or sample_lengths(seed), np.random.default_rng(seed)
     number = 0
     while True:
         packed = []

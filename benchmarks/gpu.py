@@ -1,12 +1,14 @@
 """All that is measured on one GPU, in one command and under ten minutes, on a machine without a network.
 
-`python benchmarks/gpu.py [--wheels DIR] [--out FILE]` runs the tests of tests/gpu; times decoder layers of Llama 2 7B in
-bfloat16 on packed rows of 4096 against transformers' Trainer with SDPA, the same with Liger's kernels and attention of
-variable lengths, and a compiled loop, a step of each in turn; then the pieces of a step; then all 32 layers with AdamW
-on the one card. Beside our step's time stands what the cost model of `agenttune plan` says. What fails is reported and
-does not keep the rest from running; each part has a limit in seconds. One table at the end; `--out` has all as JSON.
+`python benchmarks/gpu.py [--wheels DIR] [--out FILE]` runs the tests of tests/gpu; times decoder layers of Llama 2
+7B in bfloat16 on packed rows of 4096 against transformers' Trainer with SDPA, the same with Liger's kernels and
+attention of variable lengths, and a compiled loop, a step of each in turn; then the pieces of a step; then all 32
+layers with AdamW on the one card. Beside our step's time stands what the cost model of `agenttune plan` says. What
+fails is reported and does not keep the rest from running; each part has a limit in seconds. One table at the end;
+`--out` has all as JSON.
 
-`make gpu-wheels` fetches what a machine with torch and transformers still lacks; `--wheels` puts it where Python looks.
+`make gpu-wheels` fetches what a machine with torch and transformers still lacks; `--wheels` puts it where Python
+looks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What one GPU does with the pieces of a step: `python benchmarks/gpu_parts.py PART` prints a line of JSON.
 
-All in the shapes of Llama 2 7B, bfloat16, a row of 4096 tokens, on random numbers. Times are medians of CUDA events.
+All in the shapes of Llama 2 7B, bfloat16, a row of 4096 tokens, on random numbers. Times are medians of CUDA
+events.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,57 +201,19 @@ def adamw() -> dict[str, Any]:
 def whole() -> dict[str, Any]:
     """A full fine-tune of all 32 layers: steps of 8 rows, and the most memory."""
     from benchmarks.conversations import random_batches
-    from configs.check import check_config
-    from configs.schema import (
-        BatchConfig,
-        Config,
-        DataConfig,
-        ModelConfig,
-        ParallelConfig,
-        SourceConfig,
-        TrainConfig,
-    )
-    from trainer import build
+    from benchmarks.drawn_model import drawn_parts
     from trainer.guard import Guard
-    from trainer.model.names import stage_table
-    from trainer.parallel.grid import start_grid
-    from trainer.stages import divide, layer_costs
-    from trainer.step import StepParts, train_step
+    from trainer.step import train_step
 
-    def draw(folder: Any, shape: Any, table: Any, parameters: dict[str, torch.nn.Parameter], *_: Any) -> None:
-        with torch.no_grad():
-            for parameter in parameters.values():
-                parameter.normal_(0, 0.02) if parameter.ndim > 1 else parameter.fill_(1.0)
-
-    build.load_weights = draw
-    rows = 8
-    with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "config.json").write_text(json.dumps(SHAPE.hf_config(dtype="bfloat16")))
-        config = Config(
-            model=ModelConfig(name, "bfloat16"),
-            data=DataConfig(
-                sequence_length=TOKENS, sources=[SourceConfig("random", name, "general")], eta=0.0
-            ),
-            parallel=ParallelConfig(recompute=os.environ.get("RECOMPUTE", "selective")),  # pyright: ignore[reportArgumentType]
-            batch=BatchConfig(rows=rows, micro_rows=1),
-            train=TrainConfig(steps=100),
-        )
-        layout = check_config(config, SHAPE, None, 1)
-        grid = start_grid(layout)
-        stages = divide(layer_costs(SHAPE, TOKENS), layout)
-        table = stage_table(SHAPE, stages[0])
-        engine, loss = build.build_model(config, SHAPE, grid, stages, table, range(0), load=True)
-    parts = StepParts(config, SHAPE, grid, engine, loss, ("random",), 100)
-    reports = []
-    for step, batch in enumerate(random_batches(rows, TOKENS, V, seed=1), start=1):
-        reports.append(train_step(parts, batch, step, Guard()).report)
-        if step == 4:
-            break
+    recompute = os.environ.get("RECOMPUTE", "selective")
+    parts = drawn_parts(SHAPE, dtype="bfloat16", length=TOKENS, rows=8, recompute=recompute)
+    batches = random_batches(8, TOKENS, V, seed=1)
+    reports = [train_step(parts, next(batches), step, Guard()).report for step in range(1, 5)]
     last = sorted(reports[1:], key=lambda report: report.step_seconds)[1]
     assert all(math.isfinite(report.loss) for report in reports)
     return {
         "layers": SHAPE.layers,
-        "recompute": config.parallel.recompute,
+        "recompute": recompute,
         "step_seconds": last.step_seconds,
         "tokens_per_second": last.tokens_per_second,
         "mfu": last.mfu,

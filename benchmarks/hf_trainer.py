@@ -1,11 +1,11 @@
 """Steps of a small Llama on a CPU against transformers' Trainer: the same weights, packed rows and targets.
 
-`python benchmarks/hf_trainer.py [FILE …] [--pairs 7]` takes a step of each in turn and prints medians, the ratios of
-the pairs and the most memory that each took. Theirs is the best that Trainer does with packed rows on a CPU: no
-padding, positions that restart with each sample, from which transformers makes the block-diagonal mask, fused AdamW. The losses
-of all steps are compared: they agree only where both have the same rows, the same targets, and samples that do not see
-each other. First one process of one thread each; then our two data ranks against their two threads. `--record` writes
-it to benchmarks/results/hf_trainer.json.
+`python benchmarks/hf_trainer.py [FILE …] [--pairs 7]` takes a step of each in turn and prints medians, the ratios
+of the pairs and the most memory that each took. Theirs is the best that Trainer does with packed rows on a CPU: no
+padding, positions that restart with each sample, from which transformers makes the block-diagonal mask, fused
+AdamW. The losses of all steps are compared: they agree only where both have the same rows, the same targets, and
+samples that do not see each other. First one process of one thread each; then our two data ranks against their two
+threads. `--record` writes it to benchmarks/results/hf_trainer.json.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shape = small_llama(folder / "model", options.tokenizer)
-        config = write_config(folder, options.files or demo_files(), options.length, rows=4, lr=1e-4)
+        config = write_config(folder, options.files or demo_files(), options.length, rows=2, lr=1e-4)
         for ranks in options.ranks:
             found.append(trial(config, ranks, options.pairs))
             print(json.dumps(found[-1], indent=2), flush=True)
@@ -67,7 +67,7 @@ def main() -> None:
         "parameters": shape.parameters(),
         "vocabulary": shape.vocab,
         "row_length": options.length,
-        "rows": 4,
+        "rows": 2,
         "trials": found,
     }
     if options.record:

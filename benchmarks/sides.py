@@ -1,7 +1,7 @@
 """The sides that are compared: our step, transformers' Trainer, and a bare loop that torch compiles.
 
-`python benchmarks/sides.py SIDE CONFIG STEPS PIPE`, started by `benchmarks/turns.py`. All train the same model folder
-on the same packed rows and targets, on a GPU where torch sees one, else on the CPU in float32.
+`python benchmarks/sides.py SIDE CONFIG STEPS PIPE`, started by `benchmarks/turns.py`. All train the same model
+folder on the same packed rows and targets, on a GPU where torch sees one, else on the CPU in float32.
 """
 
 from __future__ import annotations

@@ -159,7 +159,9 @@ def test_what_a_layer_keeps_for_its_backward_pass(
     config = settings_of(models[model], tmp_path, dtype, 2 * micro_rows, micro_rows)
     overrides = layout(tensor, sequence=sequence, recompute=mode)
     setup = setup_of(config, [*overrides, f"data.sequence_length={length}"])
-    shape = setup.shape  # the table of angles and the positions are those of all layers, and counted once for a rank
+    shape = (
+        setup.shape
+    )  # the table of angles and the positions are those of all layers, and counted once for a rank
     shared = setup.item * shape.max_positions * shape.head_dim + 8 * length * micro_rows
     for storages in kept:
         assert sum(size for size, *_ in storages) == layer_kept(setup) + (shared if mode == "none" else 0)

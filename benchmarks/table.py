@@ -1,0 +1,173 @@
+"""The tables of docs/performance.md, from what is recorded in benchmarks/results: `python benchmarks/table.py` rewrites
+them. A figure that was not measured is a dash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks/results", ROOT / "docs/performance.md"
+BEGIN, END = "<!-- recorded: python benchmarks/table.py -->", "<!-- end of recorded -->"
+
+
+def recorded(name: str) -> Any:
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _of(value: Any, *keys: str | int) -> Any:
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def goals() -> Iterator[tuple[str, str, str, str, str]]:
+    """Number, what, measured, goal, command."""
+
+    def told(measure: Callable[[], str]) -> str:
+        try:
+            return measure()
+        except (KeyError, IndexError, TypeError):
+            return "–"
+
+    tokenise, stream, first = recorded("tokenise"), recorded("stream"), recorded("first_step")
+    checkpoint, trainer, overhead = recorded("checkpoint"), recorded("hf_trainer"), recorded("step_overhead")
+    schedules, gpu = recorded("schedules"), recorded("gpu")
+
+    def range_of(value: Any, unit: str = "") -> str:
+        return f"{value['median']:.2f}{unit} ({value['min']:.2f} to {value['max']:.2f})"
+
+    def ratio(value: Any) -> str:
+        return f"{value['ratio_median']:.3f} ({value['ratio_min']:.3f} to {value['ratio_max']:.3f})"
+
+    def computing() -> Any:
+        return next(each for each in schedules["measured"] if not each["sleeps"])["1f1b_over_least"]
+
+    yield (
+        *("P1", "conversations to packed rows, against TRL", told(lambda: range_of(tokenise["ratio"], "×"))),
+        *("≥ 2.5×", "make bench-data"),
+    )
+    yield (
+        *("P3", "second start on 1M conversations to the first step, over TRL's"),
+        *(told(lambda: range_of(first["ratio"])), "≤ 0.4", "make bench-start"),
+    )
+    yield (
+        *("P4", "stream, tokens/s of one core, over the tokenizer alone (`encode_batch_fast`)"),
+        *(told(lambda: range_of(_of(stream, "first_time", "ratio", "encode_batch_fast", "clock"))), "≥ 0.8"),
+        "make bench-data",
+    )
+    yield (
+        *("P5", "our step over a bare loop of the same layers", told(lambda: ratio(overhead["clock"]))),
+        *("≤ 1.05", "make bench"),
+    )
+    for at, how in enumerate(("one process, one thread each", "two data ranks against two threads")):
+        one: Callable[[], Any] = lambda at=at: trainer["trials"][at]  # noqa: E731
+        yield (
+            *("P6", f"packed step over transformers' Trainer, {how}"),
+            *(told(lambda one=one: ratio(one())), "≤ 0.85", "make bench"),
+        )
+        yield (
+            *("", "peak memory over its"),
+            told(
+                lambda one=one: (
+                    f"{one()['memory_ratio']:.2f} ({one()['our_peak_bytes'] / 1e9:.2f} of "
+                    f"{one()['their_peak_bytes'] / 1e9:.2f} GB)"
+                )
+            ),
+            *("≤ 0.75" if at == 0 else "", ""),
+        )
+    yield (
+        *("P7", "two stages, 8 micro-batches, over (m + p − 1) / m of the slower one's passes"),
+        *(told(lambda: ratio(computing())), "≤ 1.05", "make bench"),
+    )
+    yield (
+        *("P8", "reading a shard of 8, over transformers with its tensors copied, warm"),
+        *(told(lambda: range_of(_of(checkpoint, "load", "warm", "ratio_copied"))), "≤ 0.25"),
+        "make bench-checkpoint",
+    )
+    yield (
+        "P10",
+        "MFU of 7B layers, no recompute",
+        told(lambda: f"{_of(gpu, 'steps', 'ours', 'mfu'):.1%}"),
+        "≥ 58%",
+        "make bench-gpu",
+    )
+    for title, goal in (
+        ("Trainer, SDPA", "1.8"),
+        ("Trainer, Liger, varlen", "1.25"),
+        ("compiled PyTorch", "1.07"),
+    ):
+        yield (
+            *("P11", f"packed tokens/s over {title}"),
+            told(lambda title=title: f"{1 / _of(gpu, 'steps', title, 'ratio_median'):.2f}×"),
+            *(f"≥ {goal}×", "make bench-gpu"),
+        )
+    yield (
+        "P12",
+        "all 32 layers of 7B with AdamW on one H200: MFU",
+        told(lambda: f"{_of(gpu, 'whole', 'mfu'):.1%}"),
+        "≥ 55%",
+        "make bench-gpu",
+    )
+    yield (
+        "P13",
+        "AdamW's bandwidth over a copy's",
+        told(
+            lambda: (
+                f"{_of(gpu, 'adamw', 'bytes_per_second') / _of(gpu, 'ceilings', 'copy_bytes_per_second'):.0%}"
+            )
+        ),
+        "≥ 85%",
+        "make bench-gpu",
+    )
+
+
+def growth() -> Iterator[str]:
+    found = recorded("growth")
+    for name, points in found.items():
+        if not isinstance(points, list):
+            continue
+        yield f"\n**{name}**\n"
+        if name == "data":
+            yield "| Rows of the file | First start, s | Second start, s | Peak memory, MB |"
+            yield "| --- | --- | --- | --- |"
+            for p in points:
+                yield (
+                    f"| {p['rows']:,} | {p['first_seconds']:.2f} | {p['second_seconds']:.2f} | "
+                    f"{p['peak_bytes'] / 1e6:.0f} |"
+                )
+            continue
+        yield "| Length | Micro-batches | Stages | µs a token | Peak memory of a rank, MB | of them once built |"
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for p in points:
+            yield (
+                f"| {p['length']} | {p['micro_batches']} | {p['stages']} | {p['microseconds_per_token']} | "
+                f"{p['peak_bytes'] / 1e6:.0f} | {p['of_them_built'] / 1e6:.0f} |"
+            )
+
+
+def rendered() -> str:
+    lines = ["| | What | Measured | Goal | Command |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(row)} |" for row in goals()]
+    lines += ["", "### Growth", *growth()]
+    machines = {str(recorded(name).get("machine")) for name in ("hf_trainer", "growth", "schedules")} - {
+        "None"
+    }
+    lines += ["", f"Measured on: {'; '.join(sorted(machines))}."]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The page as it should be."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{rendered()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
