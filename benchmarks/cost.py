@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,16 +10,32 @@ from configs.gpus import Gpu
 from configs.layout import Layout
 from configs.schema import Config
 from configs.shapes import ModelShape
+from trainer.data.micro_batch import GlobalBatch
+from trainer.data.open import open_stream
 from trainer.metrics import step_flops
 from trainer.plan.setup import Cluster, Setup
 from trainer.plan.speed import speed
+from trainer.step import sample_lengths
 
 
-def predicted(config: Config, shape: ModelShape, gpu: Gpu, measured: float) -> dict[str, Any]:
-    """Parts of the time that the model gives a step of one device, its FLOPs, and `measured` seconds beside it."""
+def row_lengths(config: Config, rows: int) -> list[Sequence[int]]:
+    """Tokens of each sample, in each of the stream's first rows."""
+    stream = open_stream(config)
+    return [sample_lengths(GlobalBatch((next(stream),))) for _ in range(rows)]
+
+
+def predicted(
+    config: Config, shape: ModelShape, gpu: Gpu, measured: float, lengths: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Parts of the time that the model gives a step of one device, its FLOPs, and `measured` seconds beside it.
+
+    lengths: of samples in rows such as those measured. FLOPs are of these, as `StepReport.mfu` counts them, the head at
+    every place; the model's time has attention over whole rows.
+    """
     setup = Setup.of(config, shape, Layout(1, 1, 1), Cluster(gpu, 1, 1, 1e9))
     told = speed(setup)
-    flops = step_flops(shape, [setup.length] * setup.rows)
+    flops = sum(step_flops(shape, row) for row in lengths) / len(lengths) * setup.rows
+    tokens = sum(map(sum, lengths)) / len(lengths) * setup.rows
     return {
         "measured_seconds": measured,
         "predicted_seconds": round(told.time.total, 4),
@@ -27,7 +44,7 @@ def predicted(config: Config, shape: ModelShape, gpu: Gpu, measured: float) -> d
         "flops": flops,
         "flops_per_second": flops / measured,
         "mfu": flops / measured / gpu.flops,
-        "tokens_per_second": setup.rows * setup.length / measured,
+        "tokens_per_second": tokens / measured,
     }
 
 

@@ -29,15 +29,17 @@ from trainer.step import StepParts
 
 
 def drawn_parts(
-    shape: ModelShape, *, dtype: str, length: int, rows: int, processes: int = 1, **parallel: Any
+    shape: ModelShape, *, dtype: Any, length: int, rows: int, processes: int = 1, **parallel: Any
 ) -> StepParts:
     """Joins the process groups as the environment says, and builds this rank; one row to a micro-batch."""
     with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "rows.jsonl"  # of which nothing is read
+        source.touch()
         (Path(name) / "config.json").write_text(json.dumps(shape.hf_config(dtype=dtype)))
         config = Config(
             model=ModelConfig(name, dtype),
             data=DataConfig(
-                sequence_length=length, sources=[SourceConfig("random", name, "general")], eta=0.0
+                sequence_length=length, sources=[SourceConfig("random", str(source), "general")], eta=0.0
             ),
             parallel=ParallelConfig(**parallel),
             batch=BatchConfig(rows=rows, micro_rows=1),

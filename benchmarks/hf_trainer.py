@@ -20,9 +20,12 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
+from benchmarks.cost import measured_cpu, predicted, row_lengths  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.small_llama import DEMO, demo_files, small_llama, write_config  # noqa: E402
 from benchmarks.turns import Side, compare, side_command  # noqa: E402
+from configs.gpus import GPUS  # noqa: E402
+from configs.load import load_config  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results") / "hf_trainer.json"
 
@@ -62,6 +65,10 @@ def main() -> None:
             found.append(trial(config, ranks, options.pairs))
             print(json.dumps(found[-1], indent=2), flush=True)
             shutil.rmtree(folder / "run", ignore_errors=True)
+        settings = load_config(str(config))
+        lengths = row_lengths(settings, 2 * options.pairs)
+        cost = predicted(settings, shape, measured_cpu(GPUS["h100"]), found[0]["our_seconds"], lengths)
+        print(json.dumps({"cost model of one process": cost}, indent=2))
     result = {
         "machine": machine("transformers", "accelerate"),
         "parameters": shape.parameters(),
@@ -69,6 +76,7 @@ def main() -> None:
         "row_length": options.length,
         "rows": 2,
         "trials": found,
+        "cost_model": cost,
     }
     if options.record:
         RESULTS.write_text(json.dumps(result, indent=2) + "\n")

@@ -39,8 +39,11 @@ def ours(config: Config, steps: int, turn: Turn) -> None:
     for step in range(1, steps + 1):
         batch = next(batches)
         turn.wait()
+        _settle()
+        began = time.perf_counter()
         report = train_step(run.parts, batch, step, Guard()).report
-        turn.taken(report.step_seconds, report.loss)
+        _settle()  # the update is queued when the step's numbers are known
+        turn.taken(time.perf_counter() - began, report.loss)
     turn.wait()
 
 
@@ -74,12 +77,14 @@ def register_varlen() -> str:
 
     from trainer.model.attention import _varlen_options
 
+    options = _varlen_options(False)
+
     def attention(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **told: Any
     ) -> Any:
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # [b s, heads, d]
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast the rotary embedding leaves them float32
         edges, longest = told["cu_seq_lens_q"], told["max_length_q"]
-        options = _varlen_options(q.shape[1] != k.shape[1])
         mixed: Any = varlen_attn(q, k, v, edges, edges, longest, longest, **options)
         return mixed.unflatten(0, (len(query), -1)), None
 

@@ -31,7 +31,7 @@ def goals() -> Iterator[tuple[str, str, str, str, str]]:
     def told(measure: Callable[[], str]) -> str:
         try:
             return measure()
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, StopIteration):
             return "–"
 
     tokenise, stream, first = recorded("tokenise"), recorded("stream"), recorded("first_step")

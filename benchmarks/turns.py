@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import socket
 import statistics
 import subprocess
@@ -16,6 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+WAIT = 300
+"""Seconds for a start, or for a step."""
 
 
 class Step(NamedTuple):
@@ -53,7 +57,6 @@ class Side:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.memory = 0
         self._processes: list[subprocess.Popen[str]] = []
         self._answers: list[Any] = []
         for rank in range(processes):
@@ -75,17 +78,23 @@ class Side:
             self._answers.append(os.fdopen(answers))
 
     def ready(self) -> None:
-        """Wait until it is. Raises RuntimeError where it ended."""
+        """Wait until it is. Raises RuntimeError where it ended or says nothing for WAIT seconds."""
         for answers in self._answers:
-            if answers.readline() != "READY\n":
+            if self._line(answers) != "READY\n":
                 raise RuntimeError("a side of the comparison ended; its message is above")
+
+    @staticmethod
+    def _line(answers: Any) -> str:
+        if not select.select([answers], [], [], WAIT)[0]:
+            raise RuntimeError(f"a side of the comparison has said nothing for {WAIT} s")
+        return answers.readline()
 
     def step(self) -> Step:
         """Of the slowest process, all memory together."""
         for process in self._processes:
             assert process.stdin
             print(file=process.stdin, flush=True)
-        told = [Step(*json.loads(answers.readline())) for answers in self._answers]
+        told = [Step(*json.loads(self._line(answers))) for answers in self._answers]
         self.ready()
         return Step(max(step.seconds for step in told), told[0].loss, sum(step.memory for step in told))
 
@@ -95,9 +104,17 @@ class Side:
             process.wait()
 
 
-def compare(ours: Side, theirs: Side, pairs: int, warm: int = 1) -> dict[str, Any]:
-    """Steps of both in turn: medians, ratios of the pairs, the most memory, and how far the losses are apart."""
+def compare(ours: Side, theirs: Side, pairs: int, warm: int = 1, apart: float = 1e-4) -> dict[str, Any]:
+    """Steps of both in turn: medians, ratios of the pairs, the most memory, and how far the losses are apart.
+
+    Raises ValueError where they are further than `apart`, relatively: then the two do not compute the same.
+    """
     taken = [(ours.step(), theirs.step()) for _ in range(pairs + warm)]
+    for step, (mine, other) in enumerate(taken, start=1):
+        if abs(mine.loss - other.loss) > apart * abs(other.loss):
+            raise ValueError(
+                f"step {step}: losses of {mine.loss} and {other.loss}, further apart than {apart:g}"
+            )
     ratios = sorted(mine.seconds / other.seconds for mine, other in taken[warm:])
     memory = taken[-1][0].memory, taken[-1][1].memory
     return {

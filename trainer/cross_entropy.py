@@ -13,8 +13,9 @@ from trainer.fused import fused
 class _VocabParallel(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, wanted: torch.Tensor, first: int, group: dist.ProcessGroup
+        ctx: Any, logits: torch.Tensor, wanted: torch.Tensor, first: int, vocab: int, group: dist.ProcessGroup
     ) -> torch.Tensor:
+        leave_out_padding(logits, first, vocab)
         local = wanted - first
         largest = logits.amax(-1).float()  # [k]
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
@@ -25,11 +26,11 @@ class _VocabParallel(torch.autograd.Function):
         return norm - both[:, 1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits, local, norm = ctx.kept
         ctx.kept = None  # the gradient takes the logits' place
         _to_gradient(logits, local, norm, gradient)
-        return logits, None, None, None
+        return logits, None, None, None, None
 
 
 @fused(rows=3)
@@ -52,12 +53,20 @@ def _to_gradient(
     logits.copy_((chances - wanted.float()) * gradient[:, None])
 
 
+def leave_out_padding(logits: torch.Tensor, first: int, vocab: int) -> None:
+    """Logits [k, vocabulary / tp] beyond the vocabulary, which only pad it to the tensor size, become the least there
+    are: they take no part in a softmax."""
+    if first + logits.shape[-1] > vocab:
+        logits[:, max(0, vocab - first) :] = torch.finfo(logits.dtype).min
+
+
 def vocab_parallel_losses(
-    logits: torch.Tensor, wanted: torch.Tensor, first: int, group: dist.ProcessGroup
+    logits: torch.Tensor, wanted: torch.Tensor, first: int, vocab: int, group: dist.ProcessGroup
 ) -> torch.Tensor:
     """-log softmax(logits)[wanted], float32 [k], the same on all ranks of `group`; a collective of it.
 
-    logits: [k, vocabulary / tp], this rank's part of the vocabulary, which begins at id `first`; wanted: int64 [k].
+    logits: [k, vocabulary / tp], this rank's part of the vocabulary, which begins at id `first` of `vocab` ids; what is
+    beyond them is overwritten. wanted: int64 [k].
     Keeps the logits; their gradient takes their place, so that the backward pass can be made once.
     """
-    return _VocabParallel.apply(logits, wanted, first, group)  # pyright: ignore[reportReturnType]
+    return _VocabParallel.apply(logits, wanted, first, vocab, group)  # pyright: ignore[reportReturnType]

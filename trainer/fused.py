@@ -33,7 +33,8 @@ def fused(rows: int, summed: int = 0) -> Callable[[Callable[P, R]], Callable[P, 
             return torch.compile(function)
 
         @wraps(function)
-        def call(*arguments: P.args, **_: P.kwargs) -> R:
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            assert not named, "rows are told by their place"
             first: Any = arguments[0]
             if first.is_cuda:
                 return compiled()(*arguments)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel import ColumnParallelLinear
 
-from trainer.cross_entropy import vocab_parallel_losses
+from trainer.cross_entropy import leave_out_padding, vocab_parallel_losses
 
 IGNORED = -100
 Look = Callable[[torch.Tensor, Sequence[torch.Tensor]], None]
@@ -82,7 +82,7 @@ class TargetLoss:
     def token_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Negative log-likelihoods, float32 [k, 1], of targets [k, 1] given hidden states [k, 1, h]."""
         logits, first = self._logits(hidden)
-        return vocab_parallel_losses(logits, targets[:, 0], first, self._tensor_group)[:, None]
+        return vocab_parallel_losses(logits, targets[:, 0], first, self._vocab, self._tensor_group)[:, None]
 
     def predicted(self, hidden: torch.Tensor) -> torch.Tensor:
         """The id whose logit is the largest, int64 [k], given hidden states [k, 1, h]; of equal ones the lowest.
@@ -90,7 +90,8 @@ class TargetLoss:
         A collective of the tensor group. The vocabulary's size, which is no id, where a logit is no number.
         """
         logits, first = self._logits(hidden)
-        largest, at = logits.float().max(-1)  # of equal ones the first
+        leave_out_padding(logits, first, self._vocab)
+        largest, at = logits.max(-1)  # of equal ones the first
         of_all = largest.clone()
         dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self._tensor_group)
         ids = torch.where(largest == of_all, at + first, self._vocab)
@@ -113,11 +114,8 @@ class TargetLoss:
         # Where weights are summed by products (`trainer.parallel.weight_sums`), the head's are too.
         self._project.gradient_accumulation_fusion = hasattr(self._head, "main_grad")
         projected, _ = self._project(hidden, weight=self._head)  # [k, 1, vocabulary / tp]
-        logits = projected[:, 0]
-        first = self._tensor_group.rank() * logits.shape[-1]
-        # Rows that only pad the vocabulary to the tensor size take no part in the softmax.
-        logits[:, max(0, self._vocab - first) :] = torch.finfo(logits.dtype).min
-        return logits, first
+        logits = projected.flatten(0, 1)
+        return logits, self._tensor_group.rank() * logits.shape[-1]
 
     def take_sums(self) -> torch.Tensor:
         """Sums by group since the last call, float64 [groups] on the loss's device."""

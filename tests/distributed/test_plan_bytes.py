@@ -164,7 +164,7 @@ def test_what_a_layer_keeps_for_its_backward_pass(
     )  # the table of angles and the positions are those of all layers, and counted once for a rank
     shared = setup.item * shape.max_positions * shape.head_dim + 8 * length * micro_rows
     for storages in kept:
-        assert sum(size for size, *_ in storages) == layer_kept(setup) + (shared if mode == "none" else 0)
+        assert sum(size for size, *_ in storages) == layer_kept(setup) + (0 if mode == "full" else shared)
 
 
 @pytest.mark.parametrize(

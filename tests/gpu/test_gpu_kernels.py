@@ -104,7 +104,7 @@ def test_losses_over_the_vocabulary() -> None:
     logits = drawn(777, 32000, scale=3.0)
     agree(
         # A copy: the gradient takes the logits' place, and these are a leaf.
-        lambda x: vocab_parallel_losses(x * 1, wanted.to(CUDA), 0, grid.tensor_group),
+        lambda x: vocab_parallel_losses(x * 1, wanted.to(CUDA), 0, 32000, grid.tensor_group),
         lambda x: F.cross_entropy(x, wanted, reduction="none"),
         [logits],
     )

@@ -147,7 +147,7 @@ def test_each_part_by_hand() -> None:
     attention = 3.5 * layers * (2 * 4096 * h / 2) * tokens / (989e12 * 0.37)
     moving = 3.35e12 * 0.85
     layer = (
-        2 * tokens * h * (4 + 6 + 6 + 6) + tokens * 1.5 * h * (4 + 4) + tokens * intermediate / 2 * (6 + 10)
+        2 * tokens * h * (4 + 10 + 6 + 6) + tokens * 1.5 * h * (4 + 4) + tokens * intermediate / 2 * (6 + 10)
     )
     logits = (4 + 4) * tokens * vocabulary / 2
     numbers = weights + layers * 2 * h + h

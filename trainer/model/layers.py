@@ -8,7 +8,8 @@ f feed-forward size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -56,6 +57,18 @@ class Parts:
     def bounds(self, positions: torch.Tensor) -> SampleBounds:
         """Of the rows that pass: known where a pipeline passes them, else read from positions [b, s]."""
         return self.passing.now or sample_bounds(positions)
+
+    def product(
+        self,
+        layer: ColumnParallelLinear | RowParallelLinear,
+        inputs: torch.Tensor,
+        make: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """`layer` of `inputs`, which `make()` gives once more where `selective` recompute does not keep them."""
+        if self.recompute != "selective":
+            return layer(inputs)[0]
+        with made_again(inputs, make):
+            return layer(inputs)[0]
 
     @property
     def megatron(self) -> ModelParallelConfig:
@@ -160,10 +173,10 @@ class Attention(nn.Module):
         self.qkv = parts.column(shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.head_dim)
         self.output = parts.row(shape.heads * shape.head_dim, shape.hidden)
 
-    def forward(self, hidden: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
-        qkv, _ = self.qkv(hidden)  # [s, b, (n + 2 kv) d]
-        core = recomputed(self.core) if self.parts.recompute == "selective" else self.core
-        mixed, _ = self.output(core(qkv, bounds))  # [s, b, h]
+    def forward(self, hidden: torch.Tensor, norm: Norm, bounds: SampleBounds) -> torch.Tensor:
+        normed = norm(hidden)  # [s, b, h]
+        qkv = self.parts.product(self.qkv, normed, lambda: norm(hidden))  # [s, b, (n + 2 kv) d]
+        mixed, _ = self.output(self.core(qkv, bounds))  # [s, b, h]
         return mixed
 
     def core(self, qkv: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
@@ -188,16 +201,35 @@ class FeedForward(nn.Module):
         self.gate_up = parts.column(parts.shape.hidden, 2 * parts.shape.intermediate)
         self.down = parts.row(parts.shape.intermediate, parts.shape.hidden)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        both, _ = self.gate_up(hidden)  # [s, b, 2 f / tp]
-        gated = recomputed(swiglu) if self.parts.recompute == "selective" else swiglu
-        mixed, _ = self.down(gated(both))  # [s, b, h]
-        return mixed
+    def forward(self, hidden: torch.Tensor, norm: Norm) -> torch.Tensor:
+        normed = norm(hidden)  # [s, b, h]
+        both = self.parts.product(self.gate_up, normed, lambda: norm(hidden))  # [s, b, 2 f / tp]
+        gated = swiglu(both)  # [s, b, f / tp]
+        return self.parts.product(self.down, gated, lambda: swiglu(both))  # [s, b, h]
 
 
 def recomputed(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """`function`, keeping its inputs alone and running again in the backward pass."""
     return lambda *inputs: checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+
+
+@contextmanager
+def made_again(value: torch.Tensor, make: Callable[[], torch.Tensor]) -> Iterator[None]:
+    """What would keep `value` for its backward pass meanwhile keeps `make` instead, which gives the same again."""
+    address, shape = value.data_ptr(), value.shape  # autograd holds `keep` as long as what it gave, `value` it must not
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
+        return make if tensor.data_ptr() == address and tensor.shape == shape else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, _given_back):
+        yield
+
+
+def _given_back(kept: torch.Tensor | Callable[[], torch.Tensor]) -> torch.Tensor:
+    if isinstance(kept, torch.Tensor):
+        return kept
+    with torch.no_grad():
+        return kept()
 
 
 class DecoderLayer(nn.Module):
@@ -215,8 +247,8 @@ class DecoderLayer(nn.Module):
         return block(hidden, self.parts.bounds(positions)), positions
 
     def block(self, hidden: torch.Tensor, bounds: SampleBounds) -> torch.Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), bounds)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        hidden = hidden + self.attention(hidden, self.attention_norm, bounds)
+        return hidden + self.feed_forward(hidden, self.feed_forward_norm)
 
 
 class FinalNorm(nn.Module):

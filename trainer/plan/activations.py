@@ -12,8 +12,8 @@ from trainer.plan.setup import Recompute, Setup
 
 
 def norm_kept(setup: Setup) -> float:
-    """RMSNorm: its input and a factor for each place; and its output, which the product after it keeps."""
-    return setup.stream_tokens * (2.0 * setup.item * setup.shape.hidden + 4)
+    """RMSNorm: its input and a factor for each place."""
+    return setup.stream_tokens * (float(setup.item * setup.shape.hidden) + 4)
 
 
 def layer_kept(setup: Setup, mode: Recompute | None = None) -> float:
@@ -26,15 +26,14 @@ def layer_kept(setup: Setup, mode: Recompute | None = None) -> float:
     a, k = shape.heads // tensor * d, shape.kv_heads // tensor * d
     f = shape.intermediate // tensor
     qkv = a + 2 * k
-    # Queries, keys and values: turned, or as they were where they are turned again. The output of attention goes into
-    # the next product, and so does that of the gate.
-    inner = qkv + a + 2 * f + f
-    logsums = 0.0
+    # Queries, keys and values, turned; attention's output, which goes into the next product; gate and up. Of several
+    # rows the output is put in another order for the product, and flash attention keeps its own.
+    inner = qkv + a + 2 * f + (a if setup.micro_rows > 1 else 0)
+    kept = 2 * norm_kept(setup) + setup.tokens * (item * inner + 4.0 * (shape.heads // tensor))
     if mode == "none":
-        # Of several rows it is put in another order for the product, and flash attention keeps its own.
-        inner += a if setup.micro_rows > 1 else 0
-        logsums = 4.0 * (shape.heads // tensor)
-    return 2 * norm_kept(setup) + setup.tokens * (item * inner + logsums)
+        # What products are made of: both norms' output and the gate's.
+        kept += 2 * stream_bytes(setup) + setup.tokens * item * f
+    return kept
 
 
 def loss_kept(setup: Setup) -> float:
@@ -43,9 +42,8 @@ def loss_kept(setup: Setup) -> float:
     The worst case, in which every place is a target: rows of an agent's prompts and observations have fewer. The final
     norm's output goes into no product and is kept by the pipeline, where `stage_kept` counts it.
     """
-    norm = norm_kept(setup) - setup.item * setup.stream_tokens * setup.shape.hidden
     picked = setup.item * setup.tokens * setup.shape.hidden
-    return norm + picked + setup.item * setup.tokens * vocabulary(setup)
+    return norm_kept(setup) + picked + setup.item * setup.tokens * vocabulary(setup)
 
 
 def vocabulary(setup: Setup) -> int:

@@ -32,7 +32,7 @@ class Memory:
     working: float
     """What the passes need for a moment: gradients on their way, and with `full` recompute a whole layer."""
     loss: float
-    """Of the last stage: final norm, logits and softmax, if every place is a target."""
+    """Of the last stage: final norm and logits, if every place is a target."""
     buffers: float
     """What pipeline, tensor and data groups receive into."""
     allowance: float

@@ -53,9 +53,10 @@ class KernelBytes:
 
 
 OURS = KernelBytes(
-    # Each formula of `trainer.model.kernels` is one kernel; the loss looks at its logits twice each way; a bfloat16
-    # weight's gradient is added to its sum by the product, which reads and writes it.
-    *((4.0, 6.0), (6.0, 6.0), (4.0, 4.0), (6.0, 10.0), (4.0, 4.0)),
+    # Each formula of `trainer.model.kernels` is one kernel, but for a norm's backward pass, which sums along rows and
+    # along columns and so reads twice; the loss looks at its logits twice each way; a bfloat16 weight's gradient is
+    # added to its sum by the product, which reads and writes it.
+    *((4.0, 10.0), (6.0, 6.0), (4.0, 4.0), (6.0, 10.0), (4.0, 4.0)),
     sums={2: 8.0, 4: 12.0},
 )
 _STEP = 28.0
@@ -138,7 +139,7 @@ def _slot(setup: Setup, stage: int) -> dict[str, float]:
     attention = 2.0 * setup.length * shape.heads * shape.head_dim / tensor * tokens / (peak * ATTENTION)
     moving = gpu.memory_bandwidth * MEMORY
     forward, backward = _kernel_bytes(setup)
-    logits = sum(OURS.logit) * vocabulary(setup) * tokens if setup.last(stage) else 0.0
+    logits = setup.item / 2 * sum(OURS.logit) * vocabulary(setup) * tokens if setup.last(stage) else 0.0
     again, again_bytes = _again(setup.recompute, layer, attention, setup)
     calls = tensor_calls(setup, stage)
     rate = bandwidth(setup.cluster, tensor_link(setup), tensor, 1) * LINKS
@@ -183,9 +184,9 @@ def _again(mode: Recompute, layer: float, attention: float, setup: Setup) -> tup
     forward, _ = _kernel_bytes(setup)
     if mode == "full":
         return layer + attention, forward
-    if mode == "selective":
-        moved = setup.item / 2 * (_rotary(setup) * OURS.rotary[0] + _gated(setup) * OURS.gate[0])
-        return attention, moved
+    if mode == "selective":  # norms and gate
+        norms = setup.stream_tokens * setup.shape.hidden * 2 * OURS.norm[0]
+        return 0.0, setup.item / 2 * (norms + _gated(setup) * OURS.gate[0])
     return 0.0, 0.0
 
 
