@@ -29,9 +29,9 @@ from configs.shapes import ModelShape  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results") / "growth.json"
 SHAPE = ModelShape(
-    vocab=1000, hidden=128, intermediate=344, layers=8, heads=2, kv_heads=2, head_dim=64, max_positions=16384
+    vocab=1000, hidden=128, intermediate=344, layers=4, heads=2, kv_heads=2, head_dim=64, max_positions=16384
 )
-TOKENS, STEPS = 16384, 3
+TOKENS, STEPS = 16384, 2
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
 MICRO_BATCHES = [2, 8, 32]
 STAGES = [1, 2, 4]

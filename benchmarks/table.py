@@ -52,6 +52,14 @@ def goals() -> Iterator[tuple[str, str, str, str, str]]:
         *("≥ 2.5×", "make bench-data"),
     )
     yield (
+        *(
+            "P2",
+            "rows of 4096 filled, no sample cut",
+            told(lambda: f"{_of(stream, 'fill', 'log_normal', 'ours', 'fill'):.4f}"),
+        ),
+        *("≥ 0.9995", "make bench-data"),
+    )
+    yield (
         *("P3", "second start on 1M conversations to the first step, over TRL's"),
         *(told(lambda: range_of(first["ratio"])), "≤ 0.4", "make bench-start"),
     )
@@ -89,6 +97,11 @@ def goals() -> Iterator[tuple[str, str, str, str, str]]:
         *(told(lambda: range_of(_of(checkpoint, "load", "warm", "ratio_copied"))), "≤ 0.25"),
         "make bench-checkpoint",
     )
+    written: Callable[[], Any] = lambda: checkpoint["write"]["ratio_ours_to_raw"]  # noqa: E731
+    yield (
+        *("P9", "writing a Hugging Face checkpoint, over the bare disk", told(lambda: range_of(written()))),
+        *("≤ 1.15", "make bench-checkpoint"),
+    )
     yield (
         "P10",
         "MFU of 7B layers, no recompute",
@@ -111,6 +124,13 @@ def goals() -> Iterator[tuple[str, str, str, str, str]]:
         "all 32 layers of 7B with AdamW on one H200: MFU",
         told(lambda: f"{_of(gpu, 'whole', 'mfu'):.1%}"),
         "≥ 55%",
+        "make bench-gpu",
+    )
+    yield (
+        "P13",
+        "float32 sums of gradients, share of a step",
+        told(lambda: f"{_of(gpu, 'sums_share'):.1%}"),
+        "≤ 3%",
         "make bench-gpu",
     )
     yield (
