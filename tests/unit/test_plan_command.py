@@ -82,7 +82,7 @@ def test_text_has_the_table_and_the_command(capsys: pytest.CaptureFixture[str]) 
 
 def test_what_does_not_work_is_refused_and_what_does_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
-        shipped("70b", "--gpus", "32", "parallel.recompute=none", "--gpu", "a100-80", "batch.micro_rows=2")
+        shipped("70b", "--gpus", "32", "parallel.recompute=none", "--gpu", "a100-80", "batch.micro_rows=4")
     )
     captured = capsys.readouterr()
     assert code == 2
@@ -116,7 +116,7 @@ def test_gpus_of_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: p
     code, plan, _ = as_json(capsys, *shipped("7b"))
     assert code == 0
     assert (plan["cluster"]["gpus"], plan["cluster"]["gpu"]["name"]) == (4, "h200")
-    assert plan["own"]["layout"] == {"tensor": 4, "pipeline": 1, "data": 1}
+    assert plan["own"]["layout"] == {"tensor": 2, "pipeline": 1, "data": 2}
 
 
 def test_more_ranks_than_the_machine_has_gpus(

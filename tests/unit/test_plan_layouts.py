@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,11 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config_of(folder: Path, rows: int = 64, **parallel: object) -> Config:
+def config_of(folder: Path, rows: int = 64, micro_rows: int = 1, **parallel: object) -> Config:
     return Config(
         model=ModelConfig(path=str(folder)),
         data=DataConfig(sources=[SourceConfig("a", str(folder / "data.jsonl"), "agent")]),
-        batch=BatchConfig(rows=rows),
+        batch=BatchConfig(rows=rows, micro_rows=micro_rows),
         parallel=ParallelConfig(**parallel),  # pyright: ignore[reportArgumentType]
         train=TrainConfig(steps=1),
     )
@@ -94,13 +95,13 @@ REFUSALS = [
     ({"data": 3}, 64, 3, 8, "must divide batch.rows (64)"),
     ({"tensor": 2, "data": 2}, 64, 6, 8, "processes=6: must equal tensor 2 x pipeline 1 x data 2 = 4"),
     ({"tensor": 16}, 64, 16, 8, "a tensor group would lie on several nodes of 8 GPUs"),
-    ({"tensor": 1}, 64, 8, 8, "at most the 80 GB of h100; the largest part is activations"),
+    ({"tensor": 1, "micro_rows": 2}, 64, 8, 8, "at most the 80 GB of h100; the largest part is activations"),
 ]
 
 
 @pytest.mark.parametrize(("parallel", "rows", "gpus", "per_node", "says"), REFUSALS)
 def test_refusals(
-    folder: Path, parallel: dict[str, object], rows: int, gpus: int, per_node: int, says: str
+    folder: Path, parallel: dict[str, Any], rows: int, gpus: int, per_node: int, says: str
 ) -> None:
     cluster = Cluster(GPUS["h100"], gpus, per_node, 50e9)
     config = config_of(folder, rows, **parallel)
@@ -111,14 +112,14 @@ def test_refusals(
 
 
 def test_a_refusal_for_memory_names_what_would_help(folder: Path) -> None:
-    cluster = Cluster(GPUS["h100"], 8, 8, 50e9)
-    plan = make_plan(config_of(folder), SHAPES["llama2-7b"], cluster, 8)
+    cluster = Cluster(GPUS["h100"], 4, 8, 50e9)
+    plan = make_plan(config_of(folder), SHAPES["llama2-7b"], cluster, 4)
     assert isinstance(plan.own, Refused)
     assert plan.own.reason.endswith("; set parallel.recompute=selective") or plan.own.reason.endswith(
         "; set parallel.recompute=full"
     )
     said = plan.own.reason.rpartition("=")[2]
-    helped = make_plan(config_of(folder, recompute=said), SHAPES["llama2-7b"], cluster, 8)
+    helped = make_plan(config_of(folder, recompute=said), SHAPES["llama2-7b"], cluster, 4)
     assert isinstance(helped.own, Choice)
     assert helped.own in helped.ranked
 

@@ -216,7 +216,10 @@ def recomputed(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
 @contextmanager
 def made_again(value: torch.Tensor, make: Callable[[], torch.Tensor]) -> Iterator[None]:
     """What would keep `value` for its backward pass meanwhile keeps `make` instead, which gives the same again."""
-    address, shape = value.data_ptr(), value.shape  # autograd holds `keep` as long as what it gave, `value` it must not
+    address, shape = (
+        value.data_ptr(),
+        value.shape,
+    )  # autograd holds `keep` as long as what it gave, `value` it must not
 
     def keep(tensor: torch.Tensor) -> torch.Tensor | Callable[[], torch.Tensor]:
         return make if tensor.data_ptr() == address and tensor.shape == shape else tensor
