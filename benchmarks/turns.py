@@ -75,16 +75,17 @@ class Side:
                 )
             )
             os.close(told)
-            self._answers.append(os.fdopen(answers))
+            # Unbuffered: what lies in a buffer, `select` does not see.
+            self._answers.append(os.fdopen(answers, "rb", buffering=0))
 
     def ready(self) -> None:
         """Wait until it is. Raises RuntimeError where it ended or says nothing for WAIT seconds."""
         for answers in self._answers:
-            if self._line(answers) != "READY\n":
+            if self._line(answers) != b"READY\n":
                 raise RuntimeError("a side of the comparison ended; its message is above")
 
     @staticmethod
-    def _line(answers: Any) -> str:
+    def _line(answers: Any) -> bytes:
         if not select.select([answers], [], [], WAIT)[0]:
             raise RuntimeError(f"a side of the comparison has said nothing for {WAIT} s")
         return answers.readline()

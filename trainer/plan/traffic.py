@@ -59,7 +59,7 @@ def tensor_calls(setup: Setup, stage: int) -> Calls:
     if setup.last(stage):
         if setup.sequence:
             found += Calls(1, norm, gathers=1, gathered=row)
-        # The head's input's gradient; largest logit, the target's, and the softmax's sum for each place.
+        # The head's input's gradient; largest logit, then the target's and the softmax's sum together.
         found += Calls(3, row + 3 * 4.0 * setup.tokens)
     return found
 
