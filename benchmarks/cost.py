@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,39 +11,42 @@ from configs.schema import Config
 from configs.shapes import ModelShape
 from trainer.data.micro_batch import GlobalBatch
 from trainer.data.open import open_stream
-from trainer.metrics import step_flops
+from trainer.data.rows import IGNORED
 from trainer.plan.setup import Cluster, Setup
-from trainer.plan.speed import speed
+from trainer.plan.speed import REACHED, Rates, speed
 from trainer.step import sample_lengths
 
 
-def row_lengths(config: Config, rows: int) -> list[Sequence[int]]:
-    """Tokens of each sample, in each of the stream's first rows."""
-    stream = open_stream(config)
-    return [sample_lengths(GlobalBatch((next(stream),))) for _ in range(rows)]
-
-
 def predicted(
-    config: Config, shape: ModelShape, gpu: Gpu, measured: float, lengths: Sequence[Sequence[int]]
+    config: Config, shape: ModelShape, gpu: Gpu, measured: float, rows: int, reached: Rates = REACHED
 ) -> dict[str, Any]:
-    """Parts of the time that the model gives a step of one device, its FLOPs, and `measured` seconds beside it.
+    """FLOPs, bytes, least seconds and parts of the time that the model gives a step of one device, beside `measured`.
 
-    lengths: of samples in rows such as those measured. FLOPs are of these, as `StepReport.mfu` counts them, the head at
-    every place; the model's time has attention over whole rows.
+    The stream's first `rows` rows say how long samples are and how many places have a target.
     """
-    setup = Setup.of(config, shape, Layout(1, 1, 1), Cluster(gpu, 1, 1, 1e9))
-    told = speed(setup)
-    flops = sum(step_flops(shape, row) for row in lengths) / len(lengths) * setup.rows
-    tokens = sum(map(sum, lengths)) / len(lengths) * setup.rows
+    stream = open_stream(config)
+    batch = GlobalBatch(tuple(next(stream) for _ in range(rows)))
+    places = rows * config.data.sequence_length
+    setup = replace(
+        Setup.of(config, shape, Layout(1, 1, 1), Cluster(gpu, 1, 1, 1e9)),
+        samples=tuple(sample_lengths(batch)),
+        counted_rows=rows,
+        targets=sum(int((row.labels != IGNORED).sum()) for row in batch.rows) / places,
+    )
+    told = speed(setup, reached)
+    mfu = told.mfu * told.time.total / measured  # as `StepReport.mfu` counts it: the head at every place
     return {
-        "measured_seconds": measured,
+        "flops": told.flops,
+        "moved_bytes": told.moved,
+        "floor_seconds": round(told.floor, 4),
         "predicted_seconds": round(told.time.total, 4),
+        "measured_seconds": measured,
         "measured_over_predicted": round(measured / told.time.total, 3),
         "parts": {name: round(value, 4) for name, value in asdict(told.time).items() if value},
-        "flops": flops,
-        "flops_per_second": flops / measured,
-        "mfu": flops / measured / gpu.flops,
-        "tokens_per_second": tokens / measured,
+        "targets_share": round(setup.targets, 3),
+        "mfu": round(mfu, 4),
+        "model_flops_per_second": mfu * gpu.flops,
+        "tokens_per_second": round(told.tokens_per_second * told.time.total / measured, 1),
     }
 
 
@@ -62,6 +64,7 @@ def measured_cpu(like: Gpu) -> Gpu:
             taken.append(time.perf_counter() - begun)
         return min(taken)
 
+    torch.set_num_threads(1)
     a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
     product = 2 * 1536**3 / best(lambda: a @ b)
     source = torch.zeros(1 << 26)

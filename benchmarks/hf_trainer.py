@@ -4,8 +4,9 @@
 of the pairs and the most memory that each took. Theirs is the best that Trainer does with packed rows on a CPU: no
 padding, positions that restart with each sample, from which transformers makes the block-diagonal mask, fused
 AdamW. The losses of all steps are compared: they agree only where both have the same rows, the same targets, and
-samples that do not see each other. First one process of one thread each; then our two data ranks against their two
-threads. `--record` writes it to benchmarks/results/hf_trainer.json.
+samples that do not see each other. First one process of one thread each; again with Trainer under the settings of
+malloc that our ranks on a CPU have; then our two data ranks against their two threads. `--record` writes it to
+benchmarks/results/hf_trainer.json.
 """
 
 from __future__ import annotations
@@ -20,26 +21,34 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.cost import measured_cpu, predicted, row_lengths  # noqa: E402
+from benchmarks.cost import measured_cpu, predicted  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.small_llama import DEMO, demo_files, small_llama, write_config  # noqa: E402
 from benchmarks.turns import Side, compare, side_command  # noqa: E402
 from configs.gpus import GPUS  # noqa: E402
 from configs.load import load_config  # noqa: E402
+from trainer.parallel.cpu import KEPT_ON_TOP, MAPPED_FROM  # noqa: E402
+from trainer.plan.speed import DATASHEET  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results") / "hf_trainer.json"
 
 
-def trial(config: Path, ranks: int, pairs: int) -> dict[str, Any]:
+OUR_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(MAPPED_FROM), "MALLOC_TRIM_THRESHOLD_": str(KEPT_ON_TOP)}
+
+
+def trial(config: Path, ranks: int, pairs: int, **theirs: str) -> dict[str, Any]:
+    """`theirs`: of Trainer's environment."""
     steps = pairs + 1
     sides = [
         Side(side_command("ours", config, steps), ranks, 1, ranks=True),
-        Side(side_command("trainer", config, steps), 1, ranks, ranks=False),
+        Side(side_command("trainer", config, steps), 1, ranks, ranks=False, **theirs),
     ]
     try:
         for side in sides:
             side.ready()
-        return {"our_processes": ranks, "their_threads": ranks, **compare(sides[0], sides[1], pairs)}
+        return {"our_processes": ranks, "their_threads": ranks, "their_settings": theirs} | compare(
+            sides[0], sides[1], pairs
+        )
     finally:
         for side in sides:
             side.close()
@@ -53,7 +62,6 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=DEMO / "tokenizer")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
@@ -61,13 +69,13 @@ def main() -> None:
         folder = Path(name)
         shape = small_llama(folder / "model", options.tokenizer)
         config = write_config(folder, options.files or demo_files(), options.length, rows=2, lr=1e-4)
-        for ranks in options.ranks:
-            found.append(trial(config, ranks, options.pairs))
+        for ranks, theirs in ((1, {}), (1, OUR_MALLOC), (2, {})):
+            found.append(trial(config, ranks, options.pairs, **theirs))
             print(json.dumps(found[-1], indent=2), flush=True)
             shutil.rmtree(folder / "run", ignore_errors=True)
         settings = load_config(str(config))
-        lengths = row_lengths(settings, 2 * options.pairs)
-        cost = predicted(settings, shape, measured_cpu(GPUS["h100"]), found[0]["our_seconds"], lengths)
+        cpu, measured = measured_cpu(GPUS["h100"]), found[0]["our_seconds"]
+        cost = predicted(settings, shape, cpu, measured, 2 * options.pairs, DATASHEET)
         print(json.dumps({"cost model of one process": cost}, indent=2))
     result = {
         "machine": machine("transformers", "accelerate"),

@@ -75,9 +75,9 @@ def register_varlen() -> str:
     from torch.nn.attention.varlen import varlen_attn
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    from trainer.model.attention import _varlen_options
+    from trainer.model.attention import varlen_options
 
-    options = _varlen_options(False)
+    options = varlen_options(False)
 
     def attention(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **told: Any

@@ -51,9 +51,14 @@ class Turn:
 
 
 class Side:
-    """`command` in so many processes, which form a job of ranks where `ranks`; it is given the number of a pipe."""
+    """`command` in so many processes, which form a job of ranks where `ranks`; it is given the number of a pipe.
 
-    def __init__(self, command: Sequence[str], processes: int, threads: int, *, ranks: bool) -> None:
+    `settings`: of its environment.
+    """
+
+    def __init__(
+        self, command: Sequence[str], processes: int, threads: int, *, ranks: bool, **settings: str
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -61,7 +66,7 @@ class Side:
         self._answers: list[Any] = []
         for rank in range(processes):
             answers, told = os.pipe()
-            environment = {"OMP_NUM_THREADS": str(threads)}
+            environment = {"OMP_NUM_THREADS": str(threads)} | settings
             if ranks:
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -107,7 +107,10 @@ def _time(choice: Choice) -> str:
     return (
         f"{table(lines)}\n"
         f"{choice.speed.tokens_per_second:,.0f} tokens/s, {choice.speed.per_gpu:,.0f} of each GPU; MFU "
-        f"{choice.speed.mfu:.1%}; the pipeline waits {share:.1%} of its passes"
+        f"{choice.speed.mfu:.1%}; the pipeline waits {share:.1%} of its passes\n"
+        f"a GPU of the stage with most computes {choice.speed.flops / 1e12:,.1f} TFLOP and moves "
+        f"{choice.speed.moved / 1e12:.2f} TB between products; at its datasheet's rates a step takes "
+        f"{choice.speed.floor:.3f} s"
     )
 
 

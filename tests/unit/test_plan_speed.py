@@ -16,11 +16,12 @@ from configs.gpus import GPUS
 from configs.layout import Layout
 from configs.schema import BatchConfig, Config, DataConfig, ModelConfig, TrainConfig
 from configs.shapes import SHAPES
-from trainer.plan import speed as speed_module
+from trainer.plan import work as work_module
 from trainer.plan.layouts import make_plan
 from trainer.plan.setup import NETWORK_GBIT, Cluster, Setup
-from trainer.plan.speed import KernelBytes, speed
+from trainer.plan.speed import DATASHEET, speed
 from trainer.plan.traffic import Link, bandwidth, data_link, pipeline_link, tensor_link
+from trainer.plan.work import KernelBytes, micro_batch_work
 
 # Model, H100s, tokens of a row, rows of a step, tokens/s of each GPU. Nodes have 8, with the network that is assumed.
 PUBLISHED = {
@@ -47,7 +48,7 @@ ONE_BY_ONE = KernelBytes(
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_set_ups_are_feasible_and_as_fast(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_module, "OURS", ONE_BY_ONE)
+    monkeypatch.setattr(work_module, "OURS", ONE_BY_ONE)
     model, gpus, length, rows, tokens_per_second = PUBLISHED[name]
     config = Config(
         model=ModelConfig(path=""),
@@ -76,6 +77,28 @@ def test_parts_add_up_and_mfu_is_the_products_share() -> None:
     # By hand: 13.0e9 parameters less the embedding's 0.16e9; attention 6 * 40 layers * 5120 * 4096 a token.
     flops = 64 * 4096 * (6 * (13_015_864_320 - 32000 * 5120) + 6 * 40 * 5120 * 4096)
     assert found.mfu == pytest.approx(flops / (found.time.total * 32 * 989e12))
+
+
+def test_the_floor_is_the_same_work_at_the_datasheets_rates() -> None:
+    found, reached = speed(setup()), speed(setup(), DATASHEET)
+    assert found.floor == reached.time.total == reached.floor
+    assert 0.37 * found.time.total < found.floor < 0.85 * found.time.total
+    alone = setup(layout=Layout(1, 1, 1), recompute="none")
+    found = speed(alone)
+    assert found.floor == pytest.approx(found.flops / 989e12 + found.moved / 3.35e12)
+
+
+def test_samples_shorter_than_rows_and_places_without_a_target() -> None:
+    """By hand: two rows of 4096, with samples of 3000, 1096, 2048 and 2000, and 48 places of padding."""
+    told = setup(layout=Layout(1, 1, 1), samples=(3000, 1096, 2048, 2000), counted_rows=2, targets=0.25)
+    full, part = (micro_batch_work(replace(told, targets=share), 0).passes for share in (1.0, 0.25))
+    squares = 3000**2 + 1096**2 + 2048**2 + 2000**2
+    assert part.attention == pytest.approx(3.5 * 40 * 2 * 5120 * squares / 2)
+    assert full.products - part.products == pytest.approx(0.75 * 6 * 32000 * 5120 * 4096)
+    tokens, parameters = 8144 / 2, 13_015_864_320 - 32000 * 5120  # of a row
+    flops = 64 * (6 * parameters * tokens + 6 * 40 * 5120 * squares / 2)
+    found = speed(told)
+    assert found.mfu == pytest.approx(flops / (found.time.total * 989e12))
 
 
 def test_what_slows_a_step() -> None:

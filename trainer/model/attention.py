@@ -45,12 +45,12 @@ def _variable_length(
     from torch.nn.attention.varlen import varlen_attn
 
     edges, longest = bounds.cumulative, bounds.longest
-    options = _varlen_options(query.shape[1] != key.shape[1])
+    options = varlen_options(query.shape[1] != key.shape[1])
     return varlen_attn(query, key, value, edges, edges, longest, longest, **options)  # pyright: ignore[reportReturnType]
 
 
 @cache
-def _varlen_options(grouped: bool) -> dict[str, Any]:
+def varlen_options(grouped: bool) -> dict[str, Any]:
     """How this torch's varlen_attn is told to be causal, and of fewer key heads than query heads."""
     from torch.nn.attention.varlen import varlen_attn
 

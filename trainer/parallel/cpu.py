@@ -33,8 +33,8 @@ def prepare_cpu_host() -> None:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGE, _KEPT = 4 << 20, 256 << 20
-"""Bytes."""
+MAPPED_FROM, KEPT_ON_TOP = 4 << 20, 256 << 20
+"""Bytes: of blocks that are mapped each for itself, and of free heap that is kept."""
 
 
 def _map_large_blocks() -> None:
@@ -48,5 +48,5 @@ def _map_large_blocks() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_ON_TOP)

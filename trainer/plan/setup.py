@@ -46,6 +46,11 @@ class Setup:
     length: int
     rows: int
     micro_rows: int
+    samples: tuple[int, ...] = ()
+    """Tokens of each sample in `counted_rows` rows such as those trained on; without any, each row is one sample."""
+    counted_rows: int = 1
+    targets: float = 1.0
+    """Share of places with a target, at which alone the head is taken. Memory is planned as if all had one."""
 
     @classmethod
     def of(cls, config: Config, shape: ModelShape, layout: Layout, cluster: Cluster) -> Setup:
@@ -74,6 +79,11 @@ class Setup:
     def tokens(self) -> int:
         """Places in a micro-batch."""
         return self.length * self.micro_rows
+
+    @property
+    def attended(self) -> float:
+        """Mean over places of the tokens of their sample."""
+        return sum(n * n for n in self.samples or (self.length,)) / (self.length * self.counted_rows)
 
     @property
     def sequence(self) -> bool:

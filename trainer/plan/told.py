@@ -45,6 +45,9 @@ def choice_json(choice: Choice, *, timed: bool = True) -> dict[str, Any]:
         found |= {
             "step_seconds": choice.speed.time.total,
             "parts_seconds": asdict(choice.speed.time),
+            "floor_seconds": choice.speed.floor,
+            "flops": choice.speed.flops,
+            "moved_bytes": choice.speed.moved,
             "tokens_per_second": choice.speed.tokens_per_second,
             "tokens_per_second_per_gpu": choice.speed.per_gpu,
             "mfu": choice.speed.mfu,
