@@ -54,7 +54,7 @@ layouts: $(STAMP) ## losses and gradient norms of every layout on real rows, as 
 BENCH_TOKENIZER ?= configs/demo/tokenizer
 BENCH_DATA ?= configs/demo/agent.jsonl configs/demo/general.jsonl
 
-bench: $(STAMP) ## steps on this CPU: beside transformers' Trainer (installs it) and a bare loop, two stages, growth (40 minutes)
+bench: $(STAMP) ## steps on this CPU: beside transformers' Trainer (installs it) and a bare loop, two stages, growth (45 minutes)
 	$(INSTALL) -e '.[bench]'
 	$(BIN)/python benchmarks/hf_trainer.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/step_overhead.py $(BENCH_ARGS)
