@@ -35,7 +35,10 @@ def predicted(
     )
     told = speed(setup, reached)
     mfu = told.mfu * told.time.total / measured  # as `StepReport.mfu` counts it: the head at every place
+    unused = 6.0 * shape.vocab * shape.hidden * (1 - setup.targets) * setup.rows * setup.length
     return {
+        "device_flops": gpu.flops,
+        "device_bandwidth": gpu.memory_bandwidth,
         "flops": told.flops,
         "moved_bytes": told.moved,
         "floor_seconds": round(told.floor, 4),
@@ -45,6 +48,7 @@ def predicted(
         "parts": {name: round(value, 4) for name, value in asdict(told.time).items() if value},
         "targets_share": round(setup.targets, 3),
         "mfu": round(mfu, 4),
+        "mfu_at_targets": round(mfu - unused / measured / gpu.flops, 4),
         "model_flops_per_second": mfu * gpu.flops,
         "tokens_per_second": round(told.tokens_per_second * told.time.total / measured, 1),
     }

@@ -80,7 +80,7 @@ def ceilings() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, Any]:
-    """Norm, gate, rotary and loss: ours, their plain twins, and Liger's where it is installed."""
+    """Norm, gate, rotary and loss: ours, their plain twins, and Liger's of all but the rotary embedding."""
     from trainer.model.kernels import rms_norm, split_rotated, swiglu
     from trainer.model.rotary import rotary_table
 
@@ -101,6 +101,16 @@ def kernels() -> dict[str, Any]:
         gate, up = both.chunk(2, -1)
         return F.silu(gate) * up
 
+    def plain_rotary(heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        query, key, value = heads.split(SHAPE.heads, 1)
+        cos, sin = (part[:TOKENS, None].repeat(1, 1, 2) for part in table)
+
+        def turned(x: torch.Tensor) -> torch.Tensor:
+            first, second = x.chunk(2, -1)
+            return x * cos + torch.cat((-second, first), -1) * sin
+
+        return turned(query), turned(key), value
+
     found: dict[str, Any] = {
         "norm": both_ways(lambda x, w: rms_norm(x, w, 1e-5), x, weight),
         "norm, plain": both_ways(plain_norm, x, weight),
@@ -108,8 +118,9 @@ def kernels() -> dict[str, Any]:
         "gate": both_ways(swiglu, both),
         "gate, plain": both_ways(plain_gate, both),
         "rotary": both_ways(lambda y: split_rotated(y, SHAPE.heads, SHAPE.heads, table, places), heads),
+        "rotary, plain": both_ways(plain_rotary, heads),
+        **_losses(),
     }
-    found["loss"] = _losses()
     try:
         from liger_kernel.ops.rms_norm import LigerRMSNormFunction  # pyright: ignore[reportMissingImports]
         from liger_kernel.ops.swiglu import LigerSiLUMulFunction  # pyright: ignore[reportMissingImports]
@@ -117,6 +128,7 @@ def kernels() -> dict[str, Any]:
         gate, up = drawn(TOKENS, FF, grad=True), drawn(TOKENS, FF, grad=True)
         found["norm, Liger's"] = both_ways(lambda x, w: LigerRMSNormFunction.apply(x, w, 1e-5), x, weight)
         found["gate, Liger's"] = both_ways(LigerSiLUMulFunction.apply, gate, up)
+        found["loss, Liger's"] = _liger_loss()
     except Exception as error:  # ours are measured all the same
         print(f"Liger: {type(error).__name__}: {error}", file=sys.stderr)
     return found
@@ -129,16 +141,30 @@ def _losses() -> dict[str, Any]:
     from trainer.parallel.grid import start_grid, stop_grid
 
     grid = start_grid(Layout(1, 1, 1))
-    logits = drawn(TOKENS, V, grad=True)
-    wanted = torch.randint(0, V, (TOKENS,), device="cuda")
-    told = {
-        # A copy, whose time is taken off: the gradient takes the logits' place.
-        "ours": both_ways(lambda x: vocab_parallel_losses(x * 1, wanted, 0, V, grid.tensor_group), logits),
-        "copy": both_ways(lambda x: x * 1, logits),
-        "plain": both_ways(lambda x: F.cross_entropy(x.float(), wanted, reduction="none"), logits),
+    logits, wanted = _logits()
+    found = {
+        "loss": _in_place(lambda x: vocab_parallel_losses(x, wanted, 0, V, grid.tensor_group), logits),
+        "loss, plain": both_ways(lambda x: F.cross_entropy(x.float(), wanted, reduction="none"), logits),
     }
     stop_grid()
-    return told
+    return found
+
+
+def _liger_loss() -> dict[str, float]:
+    from liger_kernel.transformers.functional import liger_cross_entropy  # pyright: ignore[reportMissingImports]
+
+    logits, wanted = _logits()
+    return _in_place(lambda x: liger_cross_entropy(x, wanted, reduction="none"), logits)
+
+
+def _logits() -> tuple[torch.Tensor, torch.Tensor]:
+    return drawn(TOKENS, V, grad=True), torch.randint(0, V, (TOKENS,), device="cuda")
+
+
+def _in_place(loss: Callable[[torch.Tensor], torch.Tensor], logits: torch.Tensor) -> dict[str, float]:
+    """Of a loss whose gradient takes the logits' place: on a copy, whose time is taken off."""
+    whole, copy = both_ways(lambda x: loss(x * 1), logits), both_ways(lambda x: x * 1, logits)
+    return {name: round(value - copy[name], 1) for name, value in whole.items()}
 
 
 def attention() -> dict[str, Any]:
@@ -172,7 +198,10 @@ def _filled(lengths: Any) -> list[int]:
 
 
 def accumulation() -> dict[str, Any]:
-    """A layer's weight gradients: the products alone, with the float32 sum in them, and with the sum apart."""
+    """Weight gradients of a layer: the products alone, with the float32 sum in them, and with the sum apart.
+
+    And of the head, of which half of the places are targets, and the embedding, whose gradient is no product.
+    """
     from trainer.parallel.weight_sums import add_product
 
     told = {"products": 0.0, "summed_in_products": 0.0, "summed_apart": 0.0}
@@ -186,6 +215,11 @@ def accumulation() -> dict[str, Any]:
         told["products"] += seconds(lambda g=g, x=x: g.t() @ x)
         told["summed_in_products"] += seconds(lambda g=g, x=x, into=into: add_product(x, g, into))
         told["summed_apart"] += seconds(apart)
+    x, g = drawn(TOKENS // 2, H), drawn(TOKENS // 2, V)
+    into, looked_up = torch.zeros(V, H, dtype=torch.float32, device="cuda"), drawn(V, H)
+    told["head"] = seconds(lambda: g.t() @ x)
+    told["head_summed"] = seconds(lambda: add_product(x, g, into))
+    told["embedding"] = seconds(lambda: into.add_(looked_up.to(torch.float32)))
     return {f"{name}_us": round(1e6 * value, 1) for name, value in told.items()}
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.turns import Turn  # noqa: E402
@@ -43,8 +46,18 @@ def ours(config: Config, steps: int, turn: Turn) -> None:
         began = time.perf_counter()
         report = train_step(run.parts, batch, step, Guard()).report
         _settle()  # the update is queued when the step's numbers are known
-        turn.taken(time.perf_counter() - began, report.loss)
+        seconds = time.perf_counter() - began
+        turn.taken(seconds, report.loss, checksum((row.tokens, row.labels) for row in batch.rows))
     turn.wait()
+
+
+def checksum(rows: Iterable[tuple[Any, Any]]) -> int:
+    """Of tokens and labels, integers [s] each."""
+    found = 0
+    for row in rows:
+        for part in row:
+            found = zlib.crc32(np.asarray(part, np.int64).tobytes(), found)
+    return found
 
 
 def rows_of(config: Config, count: int) -> list[dict[str, torch.Tensor]]:
@@ -68,6 +81,41 @@ def collated(rows: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
         batch |= {"cu_seq_lens_q": cumulative, "cu_seq_lens_k": cumulative}
         batch |= {"max_length_q": longest, "max_length_k": longest}
     return batch
+
+
+def keep_apart(model: Any, row: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError where what the model says of a row's second sample depends on its first.
+
+    That is measured against what another first sample changes of itself: a loss would hardly show it.
+    """
+    starts = (row["position_ids"] == 0).nonzero().flatten().tolist()
+    if len(starts) < 2:
+        raise ValueError("the first row has one sample alone: there is nothing to keep apart")
+    second, end = starts[1], (starts[2:] or [len(row["input_ids"])])[0]
+    other = dict(row, input_ids=row["input_ids"].clone())
+    other["input_ids"][:second] = (other["input_ids"][:second] + 1) % model.config.vocab_size
+    device = next(model.parameters()).device
+    said = []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
+        for one in (row, other):
+            batch = to_device(collated([one]), device)
+            batch.pop("labels")
+            said.append(model(**batch, use_cache=False).logits[0, :end].float())  # [s of both, vocabulary]
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()  # this is no part of a step
+    changed = (said[0] - said[1]).abs()
+    own, across = float(changed[:second].mean()), float(changed[second:].mean())
+    if across > 1e-3 * own:
+        raise ValueError(
+            f"samples see each other: one changes its own logits by {own}, its neighbour's by {across}"
+        )
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 def register_varlen() -> str:
@@ -126,6 +174,12 @@ def trainer(config: Config, steps: int, turn: Turn, *, liger: bool = False, varl
         remove_unused_columns=False,
     )
 
+    seen: deque[tuple[torch.Tensor, torch.Tensor]] = deque()  # one micro-batch more than was trained on
+
+    def collate(chosen: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        seen.extend((row["input_ids"], row["labels"]) for row in chosen)
+        return collated(chosen)
+
     class Turns(TrainerCallback):
         began = seconds = 0.0
 
@@ -140,14 +194,16 @@ def trainer(config: Config, steps: int, turn: Turn, *, liger: bool = False, varl
 
         def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
             if logs and "loss" in logs:
-                turn.taken(self.seconds, float(logs["loss"]))
+                trained = checksum(seen.popleft() for _ in range(config.batch.rows))
+                turn.taken(self.seconds, float(logs["loss"]), trained)
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any, **__: Any) -> torch.utils.data.Sampler[int]:
             return torch.utils.data.SequentialSampler(rows)
 
-    trainer = InOrder(model, arguments, train_dataset=rows, data_collator=collated, callbacks=[Turns()])  # pyright: ignore[reportArgumentType]
+    trainer = InOrder(model, arguments, train_dataset=rows, data_collator=collate, callbacks=[Turns()])  # pyright: ignore[reportArgumentType]
     trainer.remove_callback(transformers.PrinterCallback)
+    keep_apart(trainer.model, rows[0])
     trainer.train()
     turn.wait()
 
@@ -163,6 +219,7 @@ def compiled(config: Config, steps: int, turn: Turn) -> None:
     )
     device = torch.device("cuda" if CUDA else "cpu")
     model.to(device)
+    keep_apart(model, rows[0])
     for layer in model.model.layers:
         layer.compile()
 
@@ -187,10 +244,7 @@ def compiled(config: Config, steps: int, turn: Turn) -> None:
         began = time.perf_counter()
         total = torch.zeros((), device=device)
         for at in range(0, len(chosen), micro_rows):
-            batch = {
-                key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                for key, value in collated(chosen[at : at + micro_rows]).items()
-            }
+            batch = to_device(collated(chosen[at : at + micro_rows]), device)
             labels = batch.pop("labels")
             with torch.autocast(device.type, torch.bfloat16, enabled=CUDA):
                 logits = model(**batch, use_cache=False).logits
@@ -201,7 +255,8 @@ def compiled(config: Config, steps: int, turn: Turn) -> None:
         optimizer.step()
         optimizer.zero_grad()
         _settle()
-        turn.taken(time.perf_counter() - began, float(total))
+        seconds = time.perf_counter() - began
+        turn.taken(seconds, float(total), checksum((row["input_ids"], row["labels"]) for row in chosen))
     turn.wait()
 
 

@@ -1,12 +1,14 @@
 """Sides of a comparison, each in processes of its own, that take a step when it is their turn.
 
 All are there at the same time and step one after the other, so that what slows the machine down slows both sides. A
-process says READY, and for each line that it hears takes a step and answers with its seconds, loss and most memory.
+process says READY, and for each line that it hears takes a step and answers with its seconds, loss, most memory and a
+checksum of the rows that it trained on.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import select
@@ -14,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,8 @@ class Step(NamedTuple):
     loss: float
     memory: int
     """Bytes at their most since the start: a process's resident ones, or what torch took of a GPU."""
+    rows: int
+    """A checksum of tokens and labels, in their order."""
 
 
 class Turn:
@@ -40,14 +45,14 @@ class Turn:
         if not sys.stdin.readline():
             os._exit(0)
 
-    def taken(self, seconds: float, loss: float) -> None:
+    def taken(self, seconds: float, loss: float, rows: int) -> None:
         import torch
 
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
         else:
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps(Step(seconds, loss, memory)), file=self._answers)
+        print(json.dumps(Step(seconds, loss, memory, rows)), file=self._answers)
 
 
 class Side:
@@ -102,7 +107,8 @@ class Side:
             print(file=process.stdin, flush=True)
         told = [Step(*json.loads(self._line(answers))) for answers in self._answers]
         self.ready()
-        return Step(max(step.seconds for step in told), told[0].loss, sum(step.memory for step in told))
+        memory = sum(step.memory for step in told)
+        return Step(max(step.seconds for step in told), told[0].loss, memory, told[0].rows)
 
     def close(self) -> None:
         for process in self._processes:
@@ -110,13 +116,20 @@ class Side:
             process.wait()
 
 
-def compare(ours: Side, theirs: Side, pairs: int, warm: int = 1, apart: float = 1e-4) -> dict[str, Any]:
+def compare(
+    ours: Side, theirs: Side, pairs: int, warm: int = 1, apart: float = 1e-4, until: float = math.inf
+) -> dict[str, Any]:
     """Steps of both in turn: medians, ratios of the pairs, the most memory, and how far the losses are apart.
 
-    Raises ValueError where they are further than `apart`, relatively: then the two do not compute the same.
+    Raises ValueError where they are further than `apart`, relatively, or rows are not the same: then the two do not
+    compute the same. Of the pairs at least three are taken, the others until `until`, of `time.monotonic`.
     """
-    taken = [(ours.step(), theirs.step()) for _ in range(pairs + warm)]
+    taken: list[tuple[Step, Step]] = []
+    while len(taken) < warm + min(3, pairs) or (len(taken) < warm + pairs and time.monotonic() < until):
+        taken.append((ours.step(), theirs.step()))
     for step, (mine, other) in enumerate(taken, start=1):
+        if mine.rows != other.rows:
+            raise ValueError(f"step {step}: the two trained on different rows")
         if abs(mine.loss - other.loss) > apart * abs(other.loss):
             raise ValueError(
                 f"step {step}: losses of {mine.loss} and {other.loss}, further apart than {apart:g}"
@@ -124,7 +137,7 @@ def compare(ours: Side, theirs: Side, pairs: int, warm: int = 1, apart: float = 
     ratios = sorted(mine.seconds / other.seconds for mine, other in taken[warm:])
     memory = taken[-1][0].memory, taken[-1][1].memory
     return {
-        "pairs": pairs,
+        "pairs": len(ratios),
         "our_seconds": round(statistics.median(mine.seconds for mine, _ in taken[warm:]), 4),
         "their_seconds": round(statistics.median(other.seconds for _, other in taken[warm:]), 4),
         "ratio_median": round(statistics.median(ratios), 3),

@@ -114,11 +114,14 @@ def test_no_micro_batch_makes_the_host_wait(model: Path, tmp_path: Path) -> None
         for step in (1, 2, 3):  # the first ones compile
             train_step(run.parts, next(source), step, Guard())
         batch = next(source)
-        torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            train_step(run.parts, batch, 4, Guard())
-        torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                train_step(run.parts, batch, 4, Guard())
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         waits.append(sum("synchroniz" in str(w.message) for w in caught))
         stop_grid()
+    assert waits[0] > 0, "the host waits for the norm of the gradient: no warning came of it"
     assert waits[0] == waits[1], f"{waits[1] - waits[0]} waits more for 6 micro-batches more"

@@ -41,8 +41,9 @@ PUBLISHED = {
 ONE_BY_ONE = KernelBytes(
     # A norm goes to float32 and back, the rotary embedding works on halves, the gate's backward joins two gradients, a
     # softmax is made in float32, and a gradient is cast before it is added.
-    *((42.0, 88.0), (6.0, 6.0), (12.0, 31.0), (10.0, 26.0), (34.0, 14.0)),
+    *((42.0, 88.0), (6.0, 6.0), (12.0, 31.0), (10.0, 26.0), (34.0, 14.0), (4.0, 4.0)),
     sums={2: 18.0, 4: 12.0},
+    looked_up={2: 18.0, 4: 12.0},
 )
 
 
@@ -99,6 +100,17 @@ def test_samples_shorter_than_rows_and_places_without_a_target() -> None:
     flops = 64 * (6 * parameters * tokens + 6 * 40 * 5120 * squares / 2)
     found = speed(told)
     assert found.mfu == pytest.approx(flops / (found.time.total * 989e12))
+
+
+def test_the_embedding_and_several_rows_cost_more() -> None:
+    """By hand, of a 13B model on one GPU with micro-batches of one row and of two."""
+    alone = setup(layout=Layout(1, 1, 1), recompute="none")
+    one, two = micro_batch_work(alone, 0), micro_batch_work(replace(alone, micro_rows=2), 0)
+    parameters, embedding = 13_015_864_320, 32000 * 5120
+    assert one.sums == two.sums == 8 * (parameters - embedding) + 18 * embedding
+    copied = 40 * 2 * 4096 * (3 + 1) * 5120 * (4 + 4)
+    assert two.passes.moved == pytest.approx(2 * one.passes.moved + copied)
+    assert two.passes.products == 2 * one.passes.products
 
 
 def test_what_slows_a_step() -> None:
@@ -178,7 +190,7 @@ def test_each_part_by_hand() -> None:
     assert time.kernels == pytest.approx(m * (layers * layer + logits) / moving)
     assert time.accumulate == pytest.approx(m * 8 * numbers / moving)
     assert time.optimizer == pytest.approx(
-        numbers * (28 + 30 / 2) / moving, rel=1e-3
+        numbers * (28 + 8 + (28 + 6) / 2) / moving, rel=1e-3
     )  # of the fuller stage, padded
     assert time.data == pytest.approx(
         numbers * (4 + 2 / 2) / (450e9 * 0.82), rel=1e-3

@@ -13,10 +13,11 @@ from trainer.plan.activations import vocabulary
 from trainer.plan.setup import Setup
 from trainer.plan.states import held
 
-OPTIMIZER = 30.0
-"""Bytes that fused AdamW moves for each number that it updates."""
-STEP = 28.0
-"""Mean over data ranks, copy out of the bucket, norm, clipping and zeroing of a sum."""
+OPTIMIZER = 34.0
+"""Bytes of each number that a rank updates: 28 that fused AdamW moves, and the copy to a bfloat16 weight."""
+STEP, MEAN = 28.0, 8.0
+"""Of each sum, by DeepSpeed's BF16_Optimizer: the copy out of a bucket, norm, clipping and two times zero; and the mean
+over data ranks where there are several."""
 
 Ways = tuple[float, float]
 
@@ -31,16 +32,21 @@ class KernelBytes:
     """Of queries, keys and values: one kernel turns the first two and carries the third over."""
     gate: Ways
     logit: Ways
+    order: Ways
+    """Of queries, keys, values and what attention gives: several rows are put one after another, and back."""
     sums: dict[int, float]
     """A gradient's sum, for each number and micro-batch, by bytes of a weight."""
+    looked_up: dict[int, float]
+    """The same of the embedding, whose gradient no product makes: it is cast, then added."""
 
 
 OURS = KernelBytes(
     # Each formula of `trainer.model.kernels` is one kernel, but for a norm's backward pass, which sums along rows and
     # along columns and so reads twice; the loss looks at its logits twice each way; a bfloat16 weight's gradient is
     # added to its sum by the product, which reads and writes it.
-    *((4.0, 10.0), (6.0, 6.0), (4.0, 4.0), (6.0, 10.0), (4.0, 4.0)),
+    *((4.0, 10.0), (6.0, 6.0), (4.0, 4.0), (6.0, 10.0), (4.0, 4.0), (4.0, 4.0)),
     sums={2: 8.0, 4: 12.0},
+    looked_up={2: 18.0, 4: 12.0},
 )
 
 
@@ -89,20 +95,27 @@ def micro_batch_work(setup: Setup, stage: int) -> MicroBatchWork:
         # Flash attention computes one of the two products again in its five backward.
         Work(products, 3.5 * layers * attention, moved),
         Work(*(layers * part for part in again)),
-        OURS.sums[setup.item] * held(setup, stage).numbers,
+        _sums(setup, stage),
     )
+
+
+def _sums(setup: Setup, stage: int) -> float:
+    """Bytes of a micro-batch's gradients that are added to their sums."""
+    looked_up = vocabulary(setup) * setup.shape.hidden if setup.first(stage) else 0.0
+    others = held(setup, stage).numbers - looked_up
+    return OURS.sums[setup.item] * others + OURS.looked_up[setup.item] * looked_up
 
 
 def update_bytes(setup: Setup, stage: int) -> float:
     """What the update of a step moves on a rank."""
     data = setup.layout.data
-    return held(setup, stage).padded(data) * (STEP + OPTIMIZER / data)
+    return held(setup, stage).padded(data) * (STEP + (MEAN if data > 1 else 0.0) + OPTIMIZER / data)
 
 
 def _kernel_bytes(setup: Setup) -> Ways:
     """Bytes that a layer's kernels between products move for a micro-batch, forward and backward."""
     stream = setup.stream_tokens * setup.shape.hidden * 2
-    rotary, gated = _rotary(setup), _gated(setup)
+    rotary, gated, ordered = _rotary(setup), _gated(setup), _ordered(setup)
     forward, backward = (
         setup.item
         / 2
@@ -110,6 +123,7 @@ def _kernel_bytes(setup: Setup) -> Ways:
             stream * (OURS.norm[way] + OURS.residual[way])
             + rotary * OURS.rotary[way]
             + gated * OURS.gate[way]
+            + ordered * OURS.order[way]
         )
         for way in (0, 1)
     )
@@ -119,6 +133,13 @@ def _kernel_bytes(setup: Setup) -> Ways:
 def _rotary(setup: Setup) -> float:
     heads = (setup.shape.heads + 2 * setup.shape.kv_heads) // setup.layout.tensor
     return float(setup.tokens * heads * setup.shape.head_dim)
+
+
+def _ordered(setup: Setup) -> float:
+    if setup.micro_rows == 1:
+        return 0.0
+    heads = setup.shape.heads // setup.layout.tensor
+    return _rotary(setup) + float(setup.tokens * heads * setup.shape.head_dim)
 
 
 def _gated(setup: Setup) -> float:
