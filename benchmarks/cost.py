@@ -17,6 +17,17 @@ from trainer.plan.speed import REACHED, Rates, speed
 from trainer.step import sample_lengths
 
 
+def first_rows(config: Config, rows: int) -> GlobalBatch:
+    stream = open_stream(config)
+    return GlobalBatch(tuple(next(stream) for _ in range(rows)))
+
+
+def attended(config: Config, rows: int) -> float:
+    """Mean over places of the tokens of their sample, in the first rows."""
+    lengths = sample_lengths(first_rows(config, rows))
+    return sum(length * length for length in lengths) / (rows * config.data.sequence_length)
+
+
 def predicted(
     config: Config, shape: ModelShape, gpu: Gpu, measured: float, rows: int, reached: Rates = REACHED
 ) -> dict[str, Any]:
@@ -24,8 +35,7 @@ def predicted(
 
     The stream's first `rows` rows say how long samples are and how many places have a target.
     """
-    stream = open_stream(config)
-    batch = GlobalBatch(tuple(next(stream) for _ in range(rows)))
+    batch = first_rows(config, rows)
     places = rows * config.data.sequence_length
     setup = replace(
         Setup.of(config, shape, Layout(1, 1, 1), Cluster(gpu, 1, 1, 1e9)),

@@ -210,7 +210,7 @@ def table(found: dict[str, Any]) -> str:
             value = value[key]
         return value
 
-    line("tests/gpu", lambda: "passed" if found.get("tests", {}).get("passed") else "FAILED", "passed")
+    line("tests/gpu", lambda: "passed" if of("tests", "passed") else "FAILED", "passed")
     line("product 8192^3, TFLOP/s", lambda: f"{of('ceilings', 'product_flops') / 1e12:.0f}")
     line("copy, TB/s", lambda: f"{of('ceilings', 'copy_bytes_per_second') / 1e12:.2f}")
     line("P10 MFU over the datasheet, no recompute", lambda: f"{of('steps', 'ours', 'mfu'):.1%}", ">= 58%")

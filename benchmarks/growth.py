@@ -1,9 +1,9 @@
 """How a step's time and memory grow: with the length of rows, the number of micro-batches, of stages, and the data.
 
 `python benchmarks/growth.py` measures each point in processes of its own on CPU cores, one thread each, and prints
-what a token costs there. With rows as long as 16 times the shortest, as many tokens a step: in rows packed with
-samples as long as agents' are a token costs the same at every length, in rows of one sample each attention costs
-more of it. `--record` writes it to benchmarks/results/growth.json.
+what a token costs there. Rows of 16 times the shortest, as many tokens a step: packed with samples as long as agents'
+are, which a short row cuts, and with one sample each, whose attention grows with it. `attended` is the mean over
+tokens of the length of their sample. `--record` writes it to benchmarks/results/growth.json.
 """
 
 from __future__ import annotations
@@ -43,17 +43,21 @@ def step_point(length: int, rows: int, stages: int, packed: bool) -> dict[str, A
     from benchmarks.conversations import random_batches, sample_lengths
     from benchmarks.drawn_model import drawn_parts
     from trainer.guard import Guard
+    from trainer.step import sample_lengths as tokens_of_samples
     from trainer.step import train_step
 
     parts = drawn_parts(SHAPE, dtype="float32", length=length, rows=rows, processes=stages, pipeline=stages)
     built = _resident()
     lengths = sample_lengths(1) if packed else repeat(length)
     batches = random_batches(rows, length, SHAPE.vocab, seed=1, lengths=lengths)
-    taken = [train_step(parts, next(batches), step, Guard()).report for step in range(1, STEPS + 2)]
+    trained = [next(batches) for _ in range(STEPS + 1)]
+    taken = [train_step(parts, batch, step, Guard()).report for step, batch in enumerate(trained, 1)]
+    samples = [length for batch in trained[1:] for length in tokens_of_samples(batch)]
     return {
         "seconds": statistics.median(report.step_seconds for report in taken[1:]),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "built_bytes": built,
+        "attended": sum(length * length for length in samples) / sum(samples),
     }
 
 
@@ -118,7 +122,8 @@ def step_growth() -> dict[str, list[dict[str, Any]]]:
     def add(name: str, stages: int, length: int, rows: int, packed: bool) -> None:
         told = point("step", stages, length=length, rows=rows, stages=stages, packed=packed)
         each = told["seconds"] / (length * rows)
-        row = {"length": length, "micro_batches": rows, "stages": stages}
+        row = {"length": length, "attended": round(told["attended"])}
+        row |= {"micro_batches": rows, "stages": stages}
         row |= {"microseconds_per_token": round(1e6 * each, 2), "peak_bytes": told["peak_bytes"]}
         row |= {"of_them_built": told["built_bytes"]}
         found.setdefault(name, []).append(row)

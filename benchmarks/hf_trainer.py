@@ -4,9 +4,10 @@
 of the pairs and the most memory that each took. Theirs is the best that Trainer does with packed rows on a CPU: no
 padding, positions that restart with each sample, from which transformers makes the block-diagonal mask, fused
 AdamW. The losses of all steps are compared: they agree only where both have the same rows, the same targets, and
-samples that do not see each other. First one process of one thread each; again with Trainer under the settings of
-malloc that our ranks on a CPU have; then our two data ranks against their two threads. `--record` writes it to
-benchmarks/results/hf_trainer.json.
+samples that do not see each other. First one process of one thread each, on the demo's short samples; again with
+Trainer under the settings of malloc that our ranks on a CPU have; again on made-up conversations as long as agents'
+are; then our two data ranks against their two threads. `attended` is the mean over places of the length of their
+sample. `--record` writes it to benchmarks/results/hf_trainer.json.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from benchmarks.cost import measured_cpu, predicted  # noqa: E402
+from benchmarks.conversations import write_conversations  # noqa: E402
+from benchmarks.cost import attended, measured_cpu, predicted  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.small_llama import DEMO, demo_files, small_llama, write_config  # noqa: E402
 from benchmarks.turns import Side, compare, side_command  # noqa: E402
@@ -46,9 +48,10 @@ def trial(config: Path, ranks: int, pairs: int, **theirs: str) -> dict[str, Any]
     try:
         for side in sides:
             side.ready()
-        return {"our_processes": ranks, "their_threads": ranks, "their_settings": theirs} | compare(
-            sides[0], sides[1], pairs
-        )
+        told = compare(sides[0], sides[1], pairs)
+        told |= {"our_processes": ranks, "their_threads": ranks, "their_settings": theirs}
+        told["attended"] = round(attended(load_config(str(config)), 2 * pairs))
+        return told
     finally:
         for side in sides:
             side.close()
@@ -69,8 +72,14 @@ def main() -> None:
         folder = Path(name)
         shape = small_llama(folder / "model", options.tokenizer)
         config = write_config(folder, options.files or demo_files(), options.length, rows=2, lr=1e-4)
-        for ranks, theirs in ((1, {}), (1, OUR_MALLOC), (2, {})):
-            found.append(trial(config, ranks, options.pairs, **theirs))
+        write_conversations(folder / "long.jsonl", 400, seed=1)
+        (folder / "long").mkdir()
+        others = write_config(
+            *(folder / "long", [folder / "long.jsonl"], options.length),
+            **{"rows": 2, "lr": 1e-4, "model": {"path": str(folder / "model")}, "data": {"eta": 1.0}},
+        )
+        for of, ranks, theirs in ((config, 1, {}), (config, 1, OUR_MALLOC), (others, 1, {}), (config, 2, {})):
+            found.append(trial(of, ranks, options.pairs, **theirs))
             print(json.dumps(found[-1], indent=2), flush=True)
             shutil.rmtree(folder / "run", ignore_errors=True)
         settings = load_config(str(config))

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+# Before torch is imported: threads of several processes on the same cores wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from rank_pool import RankPool
 from trials import LONG, Row, Trials, drawn

@@ -1,4 +1,4 @@
-"""What `make train` promises, with few of its steps: the loss falls by half, and transformers alone replies.
+"""What `make train` promises, with few of its steps and rows: the loss falls by half, and transformers alone replies.
 
 On the way the four ranks are told to stop, and are started again.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from configs.errors import REQUEUE
 
-STEPS = 48
+STEPS, ROWS = 60, 4
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -56,6 +56,7 @@ def test_the_demo(tmp_path: Path) -> None:
         f"model.path={model}",
         f"run.output_dir={folder}",
         f"train.steps={STEPS}",
+        f"batch.rows={ROWS}",
         "wandb.mode=offline",
     ]
     train = (*command, "train", "configs/demo.yaml", *changed)
@@ -68,5 +69,5 @@ def test_the_demo(tmp_path: Path) -> None:
     printed = run("launch/reply.py", str(folder), "configs/demo/agent.jsonl", "weather_0")
     question, _, reply = printed.partition("Greedy reply of transformers on")
     assert "Which city is warmer today" in question
-    assert str(folder / "checkpoints" / "step-00000048") in reply
+    assert str(folder / "checkpoints" / f"step-{STEPS:08d}") in reply
     assert reply.partition(":\n\n")[2].strip()

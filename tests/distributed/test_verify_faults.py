@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 from rank_pool import RankPool
 from tiny import layout, write_config, write_model
 from verify_faults import FAULTS
@@ -64,10 +63,7 @@ def bench(ranks: RankPool, model: Path, folder: Path, overrides: list[str]) -> B
     _, answers, _ = prepare(load_config(config, overrides), 8, folder, "run.yaml")
     write_weights(answers.job.model, 1)
     peer: Told = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the command has it; several wait for each other longer than they compute
     run_peer(answers.job, lambda what, answer: peer.append((what, answer)))
-    torch.set_num_threads(threads)
     return Bench(ranks, answers, peer, ask(ranks, answers, "serial", None)[0])
 
 
