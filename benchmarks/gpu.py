@@ -258,12 +258,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", nargs="*", choices=LIMITS, metavar="PART", help=", ".join(LIMITS))
     options = parser.parse_args()
-    if options.wheels:
-        install(options.wheels)
     import torch
 
     if not torch.cuda.is_available():
         parser.exit(2, "error: torch sees no GPU here; on a CPU there is `make bench`\n")
+    if options.wheels:
+        wheels = sorted(map(str, options.wheels.glob("*.whl")))
+        if not wheels:
+            parser.exit(2, f"error: {options.wheels} has no wheels: `make gpu-wheels` fetches them\n")
+        install(wheels)
     before = json.loads(options.out.read_text()) if options.only and options.out.is_file() else {}
     lot = Lot(options.minutes, options.out, before)
     peers = ("transformers", "accelerate", "liger-kernel", "deepspeed", "megatron-core")
@@ -279,7 +282,7 @@ def main() -> None:
         shutil.copyfile(options.out, RECORD)
 
 
-def install(wheels: Path) -> None:
+def install(wheels: list[str]) -> None:
     """Into a folder of its own, which this process and all that it starts look into first."""
     site = tempfile.mkdtemp(prefix="site-")
     command = [
@@ -294,7 +297,7 @@ def install(wheels: Path) -> None:
         "--target",
         site,
     ]
-    subprocess.run([*command, *sorted(map(str, wheels.glob("*.whl")))], check=True)
+    subprocess.run([*command, *wheels], check=True)
     sys.path.insert(0, site)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")]))
 

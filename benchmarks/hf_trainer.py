@@ -5,9 +5,9 @@ of the pairs and the most memory that each took. Theirs is the best that Trainer
 padding, positions that restart with each sample, from which transformers makes the block-diagonal mask, fused
 AdamW. The losses of all steps are compared: they agree only where both have the same rows, the same targets, and
 samples that do not see each other. First one process of one thread each, on the demo's short samples; again with
-Trainer under the settings of malloc that our ranks on a CPU have; again on made-up conversations as long as agents'
-are; then our two data ranks against their two threads. `attended` is the mean over places of the length of their
-sample. `--record` writes it to benchmarks/results/hf_trainer.json.
+Trainer under the settings of malloc that our ranks on a CPU have; with as many tokens in rows of an eighth; on made-up
+conversations as long as agents' are; then our two data ranks against their two threads. `attended` is the mean over
+places of the length of their sample. `--record` writes it to benchmarks/results/hf_trainer.json.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def trial(config: Path, ranks: int, pairs: int, **theirs: str) -> dict[str, Any]
             side.ready()
         told = compare(sides[0], sides[1], pairs)
         told |= {"our_processes": ranks, "their_threads": ranks, "their_settings": theirs}
-        told["attended"] = round(attended(load_config(str(config)), 2 * pairs))
+        settings = load_config(str(config))
+        told |= {"row_length": settings.data.sequence_length, "rows": settings.batch.rows}
+        told["attended"] = round(attended(settings, 2 * pairs))
         return told
     finally:
         for side in sides:
@@ -71,17 +73,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shape = small_llama(folder / "model", options.tokenizer)
-        config = write_config(folder, options.files or demo_files(), options.length, rows=2, lr=1e-4)
         write_conversations(folder / "long.jsonl", 400, seed=1)
-        (folder / "long").mkdir()
-        others = write_config(
-            *(folder / "long", [folder / "long.jsonl"], options.length),
-            **{"rows": 2, "lr": 1e-4, "model": {"path": str(folder / "model")}, "data": {"eta": 1.0}},
-        )
-        for of, ranks, theirs in ((config, 1, {}), (config, 1, OUR_MALLOC), (others, 1, {}), (config, 2, {})):
+        demo, long = options.files or demo_files(), [folder / "long.jsonl"]
+
+        def written(name: str, files: list[Path], length: int, rows: int) -> Path:
+            (folder / name).mkdir()
+            model, data = {"path": str(folder / "model")}, {"eta": 0.5 if len(files) > 1 else 1.0}
+            return write_config(folder / name, files, length, rows=rows, lr=1e-4, model=model, data=data)
+
+        config = written("demo", demo, options.length, 2)
+        short = written("short", demo, options.length // 8, 16)
+        agents = written("agents", long, options.length, 2)
+        for of, ranks, theirs in (
+            *((config, 1, {}), (config, 1, OUR_MALLOC), (short, 1, {}), (agents, 1, {})),
+            (config, 2, {}),
+        ):
             found.append(trial(of, ranks, options.pairs, **theirs))
             print(json.dumps(found[-1], indent=2), flush=True)
-            shutil.rmtree(folder / "run", ignore_errors=True)
+            shutil.rmtree(of.parent / "run", ignore_errors=True)
         settings = load_config(str(config))
         cpu, measured = measured_cpu(GPUS["h100"]), found[0]["our_seconds"]
         cost = predicted(settings, shape, cpu, measured, 2 * options.pairs, DATASHEET)
@@ -90,8 +99,6 @@ def main() -> None:
         "machine": machine("transformers", "accelerate"),
         "parameters": shape.parameters(),
         "vocabulary": shape.vocab,
-        "row_length": options.length,
-        "rows": 2,
         "trials": found,
         "cost_model": cost,
     }

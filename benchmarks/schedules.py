@@ -228,7 +228,7 @@ def counted() -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument(
         "--trials", type=int, default=len(TRIALS), help="of those that sleep, the first so many"
     )

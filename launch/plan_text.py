@@ -60,7 +60,7 @@ def _own(question: Question, plan: Plan, reason: str | None) -> Iterator[str]:
         for mode, (activations, total) in own.by_recompute().items()
     )
     yield f"Activations in GB by parallel.recompute: {', '.join(modes)}"
-    yield f"Sent by each rank in a step\n{_traffic(setup)}"
+    yield f"The most that a rank sends in a step, by group\n{_traffic(setup)}"
     yield f"Time of a step\n{_time(own)}"
     yield _disk(question, setup)
 
@@ -109,8 +109,8 @@ def _time(choice: Choice) -> str:
         f"{choice.speed.tokens_per_second:,.0f} tokens/s, {choice.speed.per_gpu:,.0f} of each GPU; MFU "
         f"{choice.speed.mfu:.1%}; the pipeline waits {share:.1%} of its passes\n"
         f"a GPU of the stage with most computes {choice.speed.flops / 1e12:,.1f} TFLOP and moves "
-        f"{choice.speed.moved / 1e12:.2f} TB between products; at its datasheet's rates a step takes "
-        f"{choice.speed.floor:.3f} s"
+        f"{choice.speed.moved / 1e12:.2f} TB between products; at the datasheets' rates, those of links too, a step "
+        f"takes {choice.speed.floor:.3f} s"
     )
 
 

@@ -11,9 +11,9 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_BLOCK = 1 << 17
-"""Bytes that a CPU takes of the first argument at a time, as float32, so that all steps' results stay in a core's own
-cache."""
+_BLOCK = 1 << 20
+"""Bytes that a CPU takes of the first argument at a time, as float32: all steps' results stay in a cache, and there are
+few calls (docs/performance.md has the sizes that were tried)."""
 
 
 def fused(rows: int, summed: int = 0) -> Callable[[Callable[P, R]], Callable[P, R]]:

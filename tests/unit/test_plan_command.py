@@ -67,6 +67,16 @@ def test_shipped_configs_work_on_the_gpus_they_name(
     assert first["submit"].endswith(f"--nodes {gpus // 8} --gpus-per-node 8")
 
 
+def test_what_the_readme_shows_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("$ agenttune plan configs/llama2_70b.yaml")[2].partition("```")[0]
+    assert main(shipped("70b", "--gpus", "32")) == 0
+    said = capsys.readouterr().out.splitlines()
+    lines = [line for line in shown.splitlines()[1:] if line != "…"]
+    assert len(lines) > 6
+    assert set(lines) <= set(said)
+
+
 def test_text_has_the_table_and_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shipped("70b", "--gpus", "32", "batch.rows=32", "optimizer.lr=2e-5")) == 0
     said = capsys.readouterr().out
