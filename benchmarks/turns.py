@@ -130,7 +130,7 @@ def compare(
     for step, (mine, other) in enumerate(taken, start=1):
         if mine.rows != other.rows:
             raise ValueError(f"step {step}: the two trained on different rows")
-        if abs(mine.loss - other.loss) > apart * abs(other.loss):
+        if not abs(mine.loss - other.loss) <= apart * abs(other.loss):  # nor where one is no number
             raise ValueError(
                 f"step {step}: losses of {mine.loss} and {other.loss}, further apart than {apart:g}"
             )

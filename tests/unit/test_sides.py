@@ -40,6 +40,8 @@ def test_ratios_are_of_pairs_and_the_first_is_left_out() -> None:
 def test_other_losses_and_other_rows_end_it() -> None:
     with pytest.raises(ValueError, match="further apart than"):
         told(Told(1, 1), Told(1, 1, loss=2.001), 1)
+    with pytest.raises(ValueError, match="further apart than"):
+        told(Told(1, 1, loss=math.nan), Told(1, 1), 1)
     with pytest.raises(ValueError, match="on different rows"):
         told(Told(1, 1), Told(1, 1, rows=8), 1)
 
@@ -82,14 +84,14 @@ def row() -> dict[str, torch.Tensor]:
 def test_a_peer_whose_samples_see_each_other_is_refused(
     small: Callable[..., LlamaForCausalLM], row: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sides.keep_apart(small(), row)
-    with pytest.raises(ValueError, match="one sample alone"):
-        sides.keep_apart(small(), row | {"position_ids": torch.arange(16)})
+    alone = row | {"position_ids": torch.arange(16)}
+    sides.keep_apart(small(), [alone, row])
+    sides.keep_apart(small(), [alone])
     monkeypatch.setattr(
         sides, "collated", lambda rows: {k: v[None] for k, v in rows[0].items() if k != "position_ids"}
     )
     with pytest.raises(ValueError, match="samples see each other"):
-        sides.keep_apart(small(), row)
+        sides.keep_apart(small(), [alone, row])
 
 
 def test_attention_of_variable_lengths_in_transformers(
